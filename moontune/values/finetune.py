@@ -1,0 +1,100 @@
+"""A finetune: a named policy over one base, its adapter's shape, and its checkpoints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from moontune.errors import InvalidField
+
+MAX_RANK = 256
+MAX_CLIENT_STATE_BYTES = 64 * 1024
+
+
+class FinetuneKind(StrEnum):
+    """lora: deltas only. lora+region: full region-head tensors beside LoRA. full: every parameter."""
+
+    LORA = "lora"
+    LORA_REGION = "lora+region"
+    FULL = "full"
+
+
+class LoraTarget(StrEnum):
+    """A named set of linear layers that an adapter may touch."""
+
+    TEXT_ATTENTION = "text_attention"
+    TEXT_MLP = "text_mlp"
+    REGION = "region"
+    VISION = "vision"
+
+
+DEFAULT_TARGETS = (LoraTarget.TEXT_ATTENTION, LoraTarget.TEXT_MLP)
+
+
+@dataclass(frozen=True, slots=True)
+class LoraSettings:
+    """An adapter's shape.
+
+    rank: 1..256. alpha: the delta is scaled by alpha / rank; None means 2 * rank (scale 2). seed: of A's init.
+    """
+
+    rank: int = 8
+    alpha: float | None = None
+    targets: tuple[LoraTarget, ...] = DEFAULT_TARGETS
+    seed: int = 0
+
+    @property
+    def scale(self) -> float:
+        """Factor of B A x."""
+        return (2.0 * self.rank if self.alpha is None else self.alpha) / self.rank
+
+    def validate(self, field: str = "lora") -> None:
+        """Raise InvalidField for a rank, alpha or target that is not allowed."""
+        if not 1 <= self.rank <= MAX_RANK:
+            raise InvalidField.of(f"{field}.rank", self.rank, f"1 to {MAX_RANK}")
+        if self.alpha is not None and not 0.0 < self.alpha <= 4096.0:
+            raise InvalidField.of(f"{field}.alpha", self.alpha, "more than 0 and at most 4096")
+        if not self.targets or len(set(self.targets)) != len(self.targets):
+            allowed = "one or more different ones of " + ", ".join(LoraTarget)
+            raise InvalidField.of(f"{field}.targets", [str(target) for target in self.targets], allowed)
+
+
+@dataclass(frozen=True, slots=True)
+class Finetune:
+    """A named policy. id is a ULID, base the base's name, step the number of applied optimiser steps."""
+
+    id: str
+    name: str
+    organisation: str
+    base: str
+    base_digest: str
+    lora: LoraSettings
+    step: int
+    adapter_digest: str
+    created_at: datetime
+    updated_at: datetime
+    kind: FinetuneKind = FinetuneKind.LORA
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A saved step: listed and servable. id is a ULID; size in bytes of all its files; None never expires."""
+
+    id: str
+    finetune_id: str
+    step: int
+    adapter_digest: str
+    size_bytes: int
+    created_at: datetime
+    expires_at: datetime | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, slots=True)
+class MetricPoint:
+    """One logged number. name: letters, digits, `_`, `/` and `-`."""
+
+    step: int
+    name: str
+    value: float
+    logged_at: datetime
