@@ -1,0 +1,121 @@
+"""One-to-one matching of predictions to truth, given a matrix of scores.
+
+Rows are predictions, columns are truth, higher is better. Three questions, three functions:
+    greedy_matches     best pair first, as most published evaluators do; cheap, may miss a pair
+    optimal_matches    the pairs with the largest total score (Hungarian method, scipy)
+    most_matches       the largest number of pairs at or above a threshold, and among those the largest total
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import linear_sum_assignment
+
+from moontune.values.geometry import Box, Point
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """One pair: index of the prediction, index of the truth, and their score."""
+
+    predicted: int
+    actual: int
+    score: float
+
+
+def iou_matrix(predicted: Sequence[Box], actual: Sequence[Box]) -> Scores:
+    """IoU of every pair, [predicted, actual] in 0..1; 0 for boxes without area or with a coordinate not finite."""
+    if not predicted or not actual:
+        return np.zeros((len(predicted), len(actual)))
+    p = _corners(predicted)[:, None, :]
+    a = _corners(actual)[None, :, :]
+    overlap = np.minimum(p[..., 2:], a[..., 2:]) - np.maximum(p[..., :2], a[..., :2])
+    intersection = np.prod(np.maximum(overlap, 0.0), axis=-1)
+    union = _area(p) + _area(a) - intersection
+    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0.0)
+
+
+def distance_matrix(predicted: Sequence[Point], actual: Sequence[Point]) -> Scores:
+    """Euclidean distance of every pair, [predicted, actual], in 0..1 units; infinite for coordinates not finite."""
+    if not predicted or not actual:
+        return np.zeros((len(predicted), len(actual)))
+    rows = [[_distance(point, other) for other in actual] for point in predicted]
+    return np.array(rows, dtype=np.float64)
+
+
+def containment_matrix(predicted: Sequence[Point], actual: Sequence[Box]) -> Scores:
+    """1 where the point lies inside or on the edge of the box, else 0, [predicted, actual]."""
+    rows = [[float(box.contains(point)) for box in actual] for point in predicted]
+    return np.array(rows, dtype=np.float64).reshape(len(predicted), len(actual))
+
+
+def greedy_matches(scores: Scores, threshold: float = 0.0) -> list[Match]:
+    """Repeatedly take the best pair left whose score is above 0 and at least the threshold.
+
+    Equal scores are taken by lower truth index, then lower prediction index.
+    """
+    candidates = np.argwhere((scores >= threshold) & (scores > 0.0))
+    order = sorted((-scores[row, column], int(column), int(row)) for row, column in candidates)
+    rows: set[int] = set()
+    columns: set[int] = set()
+    matches: list[Match] = []
+    for negative, column, row in order:
+        if row not in rows and column not in columns:
+            rows.add(row)
+            columns.add(column)
+            matches.append(Match(row, column, float(-negative)))
+    return matches
+
+
+def optimal_matches(scores: Scores) -> list[Match]:
+    """The one-to-one pairs with the largest total score; pairs that score 0 or less are left out."""
+    return [match for match in _assign(scores) if match.score > 0.0]
+
+
+def most_matches(scores: Scores, threshold: float) -> list[Match]:
+    """As many pairs at or above the threshold as one-to-one matching allows; ties go to the larger total score.
+
+    Unlike greedy matching the number of pairs does not depend on the order of rows and columns.
+    """
+    eligible = (scores >= threshold) & (scores > 0.0)
+    if not eligible.any():
+        return []
+    # A pair is worth 1 and its score decides only between equally many pairs: the tie-break sums to less than 1.
+    smaller = min(scores.shape)
+    top = float(scores[eligible].max())
+    worth = np.where(eligible, 1.0 + scores / (top * (smaller + 1.0)), 0.0)
+    return [
+        Match(match.predicted, match.actual, float(scores[match.predicted, match.actual]))
+        for match in _assign(worth)
+        if eligible[match.predicted, match.actual]
+    ]
+
+
+def _assign(worth: Scores) -> list[Match]:
+    if worth.size == 0:
+        return []
+    positive = worth > 0.0
+    if positive.sum(axis=0).max() <= 1 and positive.sum(axis=1).max() <= 1:  # nobody competes: no solver needed
+        return [Match(int(row), int(column), float(worth[row, column])) for row, column in np.argwhere(positive)]
+    rows, columns = linear_sum_assignment(worth, maximize=True)
+    return [Match(int(row), int(column), float(worth[row, column])) for row, column in zip(rows, columns, strict=True)]
+
+
+def _distance(a: Point, b: Point) -> float:
+    distance = math.hypot(a.x - b.x, a.y - b.y)
+    return distance if math.isfinite(distance) else math.inf
+
+
+def _corners(boxes: Sequence[Box]) -> Scores:
+    corners = np.array([(box.x_min, box.y_min, box.x_max, box.y_max) for box in boxes], dtype=np.float64)
+    corners[~np.isfinite(corners).all(axis=1)] = 0.0
+    return corners
+
+
+def _area(corners: Scores) -> Scores:
+    return np.prod(np.maximum(corners[..., 2:] - corners[..., :2], 0.0), axis=-1)
