@@ -1,0 +1,131 @@
+"""The moontune JSONL: one example a line.
+
+    {"image": "images/1.png", "skill": "detect", "object": "digit", "boxes": [[x_min, y_min, x_max, y_max], ...]}
+    {"image": "images/2.png", "skill": "point", "object": "digit", "points": [[x, y], ...]}     (or "boxes")
+    {"image": "images/3.png", "skill": "query", "question": "How many?", "answers": ["2", "two"], "reasoning": true}
+
+Coordinates are 0..1, x to the right, y down. `image` is relative to the file's folder. `skill` and `object` may be
+left out where the job's config gives them. Unknown keys are faults.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import cast
+
+from moontune.data import image_file
+from moontune.data.problems import Problems
+from moontune.data.sample import Sample
+from moontune.errors import InvalidField
+from moontune.values.geometry import Box, Point
+from moontune.values.ground_truth import GroundTruth
+from moontune.values.job import DatasetSource
+from moontune.values.skill import Skill
+
+KEYS = ("image", "skill", "object", "question", "reasoning", "boxes", "points", "answers")
+Record = Mapping[str, object]
+
+
+def read_jsonl(file: Path, source: DatasetSource, skill: Skill) -> Iterator[Sample]:
+    """The samples of a moontune JSONL, one at a time; faults are raised, all at once, at the end of the file."""
+    problems = Problems(str(file))
+    count = 0
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            count += 1
+            try:
+                yield _sample(file.parent, line, source, skill)
+            except InvalidField as error:
+                for violation in error.violations:
+                    problems.add(f"line {number}", violation.description)
+            except ValueError as error:
+                problems.add(f"line {number}", str(error))
+    if not count:
+        problems.add("file", "empty; a data set needs at least one line")
+    problems.raise_if_any()
+
+
+def _sample(folder: Path, line: bytes, source: DatasetSource, skill: Skill) -> Sample:
+    record = _record(line)
+    given_skill = record.get("skill", skill)
+    if given_skill != skill:
+        raise ValueError(f"skill is {given_skill!r}; allowed: {str(skill)!r}, the job's")
+    picture = image_file.inspect(image_file.locate(folder, _text(record, "image")))
+    reasoning = record.get("reasoning", False)
+    if not isinstance(reasoning, bool):
+        raise ValueError(f"reasoning is {reasoning!r}; allowed: true or false")
+    sample = Sample(
+        image=picture.path,
+        sha256=picture.sha256,
+        skill=skill,
+        ground_truth=ground_truth(record),
+        question=_text(record, "question"),
+        object=_text(record, "object") or source.object,
+        reasoning=reasoning,
+    )
+    sample.ground_truth.validate(skill, "ground truth")
+    asked = sample.question if skill is Skill.QUERY else sample.object
+    if not asked.strip():
+        raise ValueError(f"{'question' if skill is Skill.QUERY else 'object'} is absent; {skill} needs one")
+    return sample
+
+
+def _record(line: bytes) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(record, dict):
+        raise ValueError(f"a line is an object, not a {type(record).__name__}")
+    record = cast("Record", record)
+    if unknown := sorted(set(record) - set(KEYS)):
+        raise ValueError(f"unknown {', '.join(unknown)}; allowed: {', '.join(KEYS)}")
+    return record
+
+
+def _text(record: Record, key: str) -> str:
+    value = record.get(key, "")
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is {value!r}; allowed: text")
+    return value
+
+
+def _rows(record: Record, key: str, length: int) -> list[list[float]] | None:
+    """A list of lists of `length` numbers, or None when the key is absent."""
+    given = record.get(key)
+    if given is None:
+        return None
+    rows = cast("list[object]", given) if isinstance(given, list) else [None]
+    for row in rows:
+        numbers = cast("list[object]", row) if isinstance(row, list) else []
+        if len(numbers) != length or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+            raise ValueError(f"{key} is {given!r}; allowed: a list of lists of {length} numbers")
+    return cast("list[list[float]]", rows)
+
+
+def ground_truth(record: Record) -> GroundTruth:
+    """The labels of a line; ValueError in words for lists of another form."""
+    boxes, points, answers = _rows(record, "boxes", 4), _rows(record, "points", 2), record.get("answers")
+    if answers is not None:
+        texts = cast("list[object]", answers) if isinstance(answers, list) else []
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"answers is {answers!r}; allowed: a list of one or more texts")
+    return GroundTruth(
+        boxes=None if boxes is None else tuple(Box(*map(float, row)) for row in boxes),
+        points=None if points is None else tuple(Point(*map(float, row)) for row in points),
+        answers=None if answers is None else tuple(cast("list[str]", answers)),
+    )
+
+
+def ground_truth_record(truth: GroundTruth) -> dict[str, object]:
+    """The keys of a line that hold these labels; `ground_truth` reads them back."""
+    record: dict[str, object] = {}
+    if truth.boxes is not None:
+        record["boxes"] = [[box.x_min, box.y_min, box.x_max, box.y_max] for box in truth.boxes]
+    if truth.points is not None:
+        record["points"] = [[point.x, point.y] for point in truth.points]
+    if truth.answers is not None:
+        record["answers"] = list(truth.answers)
+    return record
