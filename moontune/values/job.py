@@ -1,15 +1,17 @@
 """A job: the loop, driven by the service from a config."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from functools import partial
 
+from moontune.errors import FieldViolation, InvalidField
 from moontune.values.finetune import LoraSettings
 from moontune.values.reward import RewardSpec
 from moontune.values.sampling import SamplingSettings
-from moontune.values.skill import Skill
-from moontune.values.training import TrainSettings
+from moontune.values.skill import TRAINABLE_SKILLS, Skill
+from moontune.values.training import MAX_GROUPS, TrainSettings
 
 
 class JobState(StrEnum):
@@ -25,6 +27,7 @@ class JobState(StrEnum):
     FAILED = "failed"
 
 
+_SKILLS = ", ".join(TRAINABLE_SKILLS)
 ENDED_STATES = (JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED)
 
 
@@ -73,6 +76,56 @@ class JobConfig:
     evaluate_every: int = 0
     seed: int = 0
     shuffle_rewards: bool = False
+
+    def validate(self, field: str = "config") -> None:
+        """Raise one InvalidField with every value that is out of range."""
+        violations: list[FieldViolation] = []
+        for check in self._checks(field):
+            try:
+                check()
+            except InvalidField as error:
+                violations.extend(error.violations)
+        if violations:
+            message = "; ".join(violation.description for violation in violations)
+            raise InvalidField(message, metadata={"field": violations[0].field}, violations=violations)
+
+    def _checks(self, field: str) -> list[Callable[[], None]]:
+        ranges = {
+            "steps": (self.steps, 1, 1_000_000),
+            "groups_per_step": (self.groups_per_step, 1, MAX_GROUPS),
+            "rollouts_per_group": (self.rollouts_per_group, 2, 64),
+            "warmup_steps": (self.warmup_steps, 0, 1_000_000),
+            "evaluate_every": (self.evaluate_every, 0, 1_000_000),
+            "seed": (self.seed, 0, 2**31 - 1),
+        }
+        return [
+            partial(_require, f"{field}.name", self.name, 0 < len(self.name.strip()) <= 200, "1 to 200 characters"),
+            partial(
+                _require, f"{field}.skill", str(self.skill), self.skill in TRAINABLE_SKILLS, "query, point, detect"
+            ),
+            partial(_require, f"{field}.train.path", self.train.path, bool(self.train.path), "a path or URL"),
+            partial(_require, f"{field}.held_out.path", self.held_out.path, bool(self.held_out.path), "a path or URL"),
+            partial(_require, f"{field}.reward.components", 0, bool(self.reward.components), "one component or more"),
+            *(
+                partial(_require, f"{field}.{name}", value, low <= value <= high, f"{low} to {high}")
+                for name, (value, low, high) in ranges.items()
+            ),
+            partial(
+                _require,
+                f"{field}.sampling.temperature",
+                self.sampling.temperature,
+                self.sampling.temperature > 0.0,
+                "more than 0: greedy attempts are all alike and teach nothing",
+            ),
+            partial(self.lora.validate, f"{field}.lora"),
+            partial(self.settings.validate, f"{field}.settings"),
+            partial(self.sampling.validate, f"{field}.sampling"),
+        ]
+
+
+def _require(field: str, given: object, ok: bool, allowed: str) -> None:
+    if not ok:
+        raise InvalidField.of(field, given, allowed)
 
 
 @dataclass(frozen=True, slots=True)
