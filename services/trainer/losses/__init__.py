@@ -1,0 +1,20 @@
+"""Policy-gradient losses by name: one pure function per file, one signature (`terms.Loss`)."""
+
+from moontune.values.training import LossKind
+from services.trainer.aggregation import Aggregation
+from services.trainer.losses import cispo, dapo, dr_grpo, grpo, gspo, ppo, reinforce, rloo
+from services.trainer.losses.terms import Loss, LossParameters, LossTerms, PolicyTerms
+
+LOSSES: dict[LossKind, tuple[Loss, Aggregation]] = {
+    LossKind.GRPO: (grpo.loss, grpo.AGGREGATION),
+    LossKind.DR_GRPO: (dr_grpo.loss, dr_grpo.AGGREGATION),
+    LossKind.DAPO: (dapo.loss, dapo.AGGREGATION),
+    LossKind.GSPO: (gspo.loss, gspo.AGGREGATION),
+    LossKind.CISPO: (cispo.loss, cispo.AGGREGATION),
+    LossKind.PPO: (ppo.loss, ppo.AGGREGATION),
+    LossKind.REINFORCE: (reinforce.loss, reinforce.AGGREGATION),
+    LossKind.RLOO: (rloo.loss, rloo.AGGREGATION),
+}
+"""Each loss with the aggregation of its paper."""
+
+__all__ = ["LOSSES", "Loss", "LossParameters", "LossTerms", "PolicyTerms"]
