@@ -65,20 +65,25 @@ class Moondream(nn.Module):
         return self.text.embed(ids_BT)
 
     def hidden(
-        self, embeds_BTD: Tensor, positions_BT: Tensor, mask_BTS: Tensor | None = None, cache: KvCache | None = None
+        self,
+        embeds_BTD: Tensor,
+        positions_BT: Tensor,
+        mask_BTS: Tensor | None = None,
+        cache: KvCache | None = None,
+        valid_BT: Tensor | None = None,
     ) -> Tensor:
         """Hidden states [B, T, D] before the final norm.
 
         mask_BTS: True where a query may attend; every row needs at least one True. With a cache, S is its length
-        before the call plus T, and the new positions are appended. None: causal among the new positions, and all
-        valid slots of the cache.
+        before the call plus T, and the new positions are appended, those False in valid_BT as padding. No mask:
+        causal among the new positions, and all valid slots of the cache.
         """
         length = embeds_BTD.shape[1]
         if mask_BTS is None:
             mask_BTS = causal_mask(length, cache, self.device)
         hidden_BTD = self.text.hidden(embeds_BTD.to(self.dtype), positions_BT, mask_BTS, cache)
         if cache is not None:
-            cache.advance(length)
+            cache.advance(length, valid_BT)
         return hidden_BTD
 
     def token_logits(self, hidden: Tensor) -> Tensor:
