@@ -16,6 +16,9 @@ from scipy.optimize import linear_sum_assignment
 
 from moontune.values.geometry import Box, Point
 
+MAX_COORDINATE = 1e6
+"""A box with a coordinate beyond this (pixels of any image fit) or not finite overlaps nothing."""
+
 Scores = npt.NDArray[np.float64]
 
 
@@ -29,7 +32,7 @@ class Match:
 
 
 def iou_matrix(predicted: Sequence[Box], actual: Sequence[Box]) -> Scores:
-    """IoU of every pair, [predicted, actual] in 0..1; 0 for boxes without area or with a coordinate not finite."""
+    """IoU of every pair, [predicted, actual] in 0..1; 0 for boxes without area or beyond MAX_COORDINATE."""
     if not predicted or not actual:
         return np.zeros((len(predicted), len(actual)))
     p = _corners(predicted)[:, None, :]
@@ -41,7 +44,7 @@ def iou_matrix(predicted: Sequence[Box], actual: Sequence[Box]) -> Scores:
 
 
 def distance_matrix(predicted: Sequence[Point], actual: Sequence[Point]) -> Scores:
-    """Euclidean distance of every pair, [predicted, actual], in 0..1 units; infinite for coordinates not finite."""
+    """Euclidean distance of every pair, [predicted, actual], in their units; infinite beyond MAX_COORDINATE."""
     if not predicted or not actual:
         return np.zeros((len(predicted), len(actual)))
     rows = [[_distance(point, other) for other in actual] for point in predicted]
@@ -108,12 +111,13 @@ def _assign(worth: Scores) -> list[Match]:
 
 def _distance(a: Point, b: Point) -> float:
     distance = math.hypot(a.x - b.x, a.y - b.y)
-    return distance if math.isfinite(distance) else math.inf
+    return distance if distance <= MAX_COORDINATE else math.inf  # NaN compares false
 
 
 def _corners(boxes: Sequence[Box]) -> Scores:
     corners = np.array([(box.x_min, box.y_min, box.x_max, box.y_max) for box in boxes], dtype=np.float64)
-    corners[~np.isfinite(corners).all(axis=1)] = 0.0
+    usable = (np.abs(corners) <= MAX_COORDINATE).all(axis=1)  # false for NaN too
+    corners[~usable] = 0.0
     return corners
 
 

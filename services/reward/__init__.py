@@ -1,0 +1,1 @@
+"""The reward service: a catalogue of verifiable rewards, composites of them, and dry runs. No torch, no state."""
