@@ -91,15 +91,15 @@ class JobConfig:
 
     def _checks(self, field: str) -> list[Callable[[], None]]:
         ranges = {
-            "steps": (self.steps, 1, 1_000_000),
+            "steps": (self.steps, 1, 100_000),
             "groups_per_step": (self.groups_per_step, 1, MAX_GROUPS),
             "rollouts_per_group": (self.rollouts_per_group, 2, 64),
             "warmup_steps": (self.warmup_steps, 0, 1_000_000),
             "evaluate_every": (self.evaluate_every, 0, 1_000_000),
-            "seed": (self.seed, 0, 2**31 - 1),
+            "seed": (self.seed, 0, 2**64 - 1),
         }
         return [
-            partial(_require, f"{field}.name", self.name, 0 < len(self.name.strip()) <= 200, "1 to 200 characters"),
+            partial(_require, f"{field}.name", self.name, 0 < len(self.name.strip()) <= 128, "1 to 128 characters"),
             partial(
                 _require, f"{field}.skill", str(self.skill), self.skill in TRAINABLE_SKILLS, "query, point, detect"
             ),
