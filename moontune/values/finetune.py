@@ -98,3 +98,46 @@ class MetricPoint:
     name: str
     value: float
     logged_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BranchPoint:
+    """A saved step of a finetune to start another one from."""
+
+    finetune_id: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewFinetune:
+    """What to create. base "" is the one that the process serves; branch_from None starts at the base."""
+
+    request_id: str
+    name: str
+    base: str = ""
+    lora: LoraSettings = field(default_factory=LoraSettings)
+    kind: FinetuneKind = FinetuneKind.LORA
+    branch_from: BranchPoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRef:
+    """Names a checkpoint of a finetune: by its saved step or, where that is None, by the checkpoint's id."""
+
+    finetune_id: str
+    step: int | None = None
+    checkpoint_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepApplied:
+    """A step was applied and can be rolled out from; metrics by registered name."""
+
+    step: int
+    adapter_digest: str
+    applied_at: datetime
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+FinetuneEvent = Finetune | StepApplied | Checkpoint | MetricPoint
+"""What WatchFinetune tells: the present state, a step, a save, a caller's number."""

@@ -156,3 +156,16 @@ class Job:
     model: str = ""
     detail: str = ""
     results: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+JobEvent = Job | JobProgress
+"""What WatchJob tells: the job as it is, or one point of its history."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """A config to start from, without datasets; the description gives the reasons for its numbers."""
+
+    name: str
+    description: str
+    config: JobConfig

@@ -1,9 +1,12 @@
 """A rollout is the sequence of decisions that a policy took; an action is never only a token."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import pairwise
 
+from moontune.errors import InvalidField
 from moontune.values.model_ref import PolicyVersion
 from moontune.values.output import Output
 from moontune.values.request import SkillRequest
@@ -39,6 +42,31 @@ class Decision:
     choice: int
     logprob: float
     nucleus: tuple[int, ...] | None = None
+
+    def validate(self, field: str) -> None:
+        """Raise InvalidField, naming `field`, for a choice its head does not have or an impossible log-probability."""
+        most = _LARGEST_CHOICE[self.head]
+        if not 0 <= self.choice <= most:
+            raise InvalidField.of(f"{field}.choice", self.choice, f"0 to {most} for {self.head}")
+        if not (math.isfinite(self.logprob) and self.logprob <= _LOGPROB_ROUNDING):
+            raise InvalidField.of(f"{field}.logprob", self.logprob, "a finite number, at most 0")
+        if self.nucleus is None:
+            return
+        if self.choice not in self.nucleus or any(a >= b for a, b in pairwise(self.nucleus)):
+            allowed = f"ascending token ids, the choice {self.choice} among them"
+            raise InvalidField.of(f"{field}.nucleus", self.nucleus, allowed)
+
+
+_LARGEST_CHOICE = {
+    Head.TOKEN: 2**31 - 1,
+    Head.GO: 1,
+    Head.X: 1023,
+    Head.Y: 1023,
+    Head.WIDTH: 1023,
+    Head.HEIGHT: 1023,
+}
+_LOGPROB_ROUNDING = 1e-4
+"""A float32 log-softmax over a renormalised nucleus may pass 0 by its rounding."""
 
 
 class FinishReason(StrEnum):
@@ -76,6 +104,18 @@ class Rollout:
     def choices(self, heads: Sequence[Head]) -> list[int]:
         """The choices of the decisions of these heads, in order."""
         return [decision.choice for decision in self.decisions if decision.head in heads]
+
+    def validate(self, field: str = "rollout") -> None:
+        """Raise InvalidField for the first decision or sampling record that no sampler can have made."""
+        for index, decision in enumerate(self.decisions):
+            decision.validate(f"{field}.decisions[{index}]")
+        if not (math.isfinite(self.temperature) and (self.temperature == 0.0 or 0.01 <= self.temperature <= 4.0)):
+            raise InvalidField.of(f"{field}.temperature", self.temperature, "0 (greedy) or 0.01 to 4")
+        if not 0.0 < self.top_p <= 1.0:
+            raise InvalidField.of(f"{field}.top_p", self.top_p, "more than 0 and at most 1")
+        if not 0 <= self.thinking_count <= len(self.decisions):
+            allowed = f"0 to the number of decisions, {len(self.decisions)}"
+            raise InvalidField.of(f"{field}.thinking_count", self.thinking_count, allowed)
 
 
 @dataclass(frozen=True, slots=True)
