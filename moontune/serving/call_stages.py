@@ -1,0 +1,161 @@
+"""What the chassis does around each rpc, outermost first: log line, metrics, error mapping, admission, authentication.
+
+Each stage is an async context manager over the `RpcCall`. Errors become a status in `error_mapping` and nowhere else.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import grpc
+import structlog
+from grpc_status import rpc_status
+
+from moontune.auth.authenticator import Authenticator
+from moontune.auth.context import set_principal
+from moontune.auth.scopes import PUBLIC_SERVICES, require
+from moontune.errors import Cancelled, Code, DeadlineExceeded, Draining, Internal, MoontuneError
+from moontune.serving.call import RpcCall
+from moontune.telemetry import names
+from moontune.telemetry.logs import get_logger
+from moontune.telemetry.metrics import ServiceMetrics
+from moontune.wire.status import to_status
+
+Abort = Callable[[grpc.Status], object]
+Stage = Callable[[RpcCall], AbstractAsyncContextManager[None]]
+
+log = get_logger("moontune.rpc")
+
+
+class MappedError(Exception):
+    """An error turned into a status; the interceptor hands it to gRPC."""
+
+    def __init__(self, status: grpc.Status) -> None:
+        super().__init__(status.details)
+        self.status = status
+
+
+@asynccontextmanager
+async def log_line(call: RpcCall) -> AsyncGenerator[None, None]:
+    """Bind the request id to every line of this task and write one line when the rpc ends."""
+    structlog.contextvars.bind_contextvars(request_id=call.request_id)
+    try:
+        yield
+    finally:
+        quiet = call.service in PUBLIC_SERVICES
+        facts = {"rpc": call.path, "code": call.code, "seconds": round(time.monotonic() - call.started, 6)}
+        if call.detail:
+            facts["detail"] = call.detail
+        (log.debug if quiet else log.info)("rpc", peer=call.peer, **facts)
+
+
+def metrics(instruments: ServiceMetrics) -> Stage:
+    """Count and time rpcs under go-grpc-prometheus's names."""
+
+    @asynccontextmanager
+    async def stage(call: RpcCall) -> AsyncGenerator[None, None]:
+        labels = {"grpc_type": str(call.kind), "grpc_service": call.service, "grpc_method": call.method}
+        instruments.counter(names.GRPC_STARTED, **labels).inc()
+        in_flight = instruments.gauge(names.IN_FLIGHT)
+        in_flight.inc()
+        try:
+            yield
+        finally:
+            in_flight.dec()
+            seconds = time.monotonic() - call.started
+            instruments.counter(names.GRPC_HANDLED, **labels, grpc_code=_prometheus_code(call.code)).inc()
+            instruments.counter(names.GRPC_RECEIVED, **labels).inc(call.received)
+            instruments.counter(names.GRPC_SENT, **labels).inc(call.sent)
+            instruments.histogram(names.GRPC_SECONDS, **labels).observe(seconds)
+
+    return stage
+
+
+@asynccontextmanager
+async def error_mapping(call: RpcCall) -> AsyncGenerator[None, None]:
+    """The one place where an exception becomes a status.
+
+    An error of our tree keeps its code, message and details. A cancelled task is the caller's leaving or its
+    deadline: recorded, and left to gRPC. Anything else is INTERNAL with an opaque id; its trace goes to the log only.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        passed = call.deadline is not None and time.monotonic() >= call.deadline - 0.001
+        call.code = Code.DEADLINE_EXCEEDED if passed else Code.CANCELLED
+        raise
+    except grpc.aio.AbortError:
+        raise  # the handler spoke to gRPC itself (health and reflection do)
+    except MoontuneError as error:
+        raise _mapped(call, error) from error
+    except Exception as error:
+        error_id = uuid.uuid4().hex
+        log.exception("unexpected error", rpc=call.path, error_id=error_id)
+        internal = Internal(f"an internal error happened; its id in the service's log is {error_id}")
+        raise _mapped(call, internal) from error
+
+
+def _mapped(call: RpcCall, error: MoontuneError) -> MappedError:
+    if isinstance(error, Cancelled) and call.deadline is not None and time.monotonic() >= call.deadline:
+        error = DeadlineExceeded(error.message)
+    call.code, call.detail = error.code, error.message
+    return MappedError(rpc_status.to_status(to_status(error)))
+
+
+class Admission:
+    """Whether new rpcs are taken; counts those under way so that a drain can wait for them."""
+
+    def __init__(self) -> None:
+        self._open = True
+        self._under_way = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def close(self) -> None:
+        """Refuse new rpcs with Draining from now on."""
+        self._open = False
+
+    async def wait_idle(self) -> None:
+        """Wait until no rpc is under way."""
+        await self._idle.wait()
+
+    @asynccontextmanager
+    async def stage(self, call: RpcCall) -> AsyncGenerator[None, None]:
+        """Let an rpc in, or raise Draining; health is always answered."""
+        if call.service in PUBLIC_SERVICES:
+            yield
+            return
+        if not self._open:
+            raise Draining(
+                "this service is stopping; call again, another or the next one will answer", retry_after_s=1.0
+            )
+        self._under_way += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            if not self._under_way:
+                self._idle.set()
+
+
+def authentication(authenticator: Authenticator) -> Stage:
+    """Bind the caller's principal to this task, and check that it holds the rpc's scope."""
+
+    @asynccontextmanager
+    async def stage(call: RpcCall) -> AsyncGenerator[None, None]:
+        if call.service not in PUBLIC_SERVICES:
+            principal = await authenticator.authenticate(call.metadata, call.peer)
+            require(principal, call.path)
+            set_principal(principal)
+            structlog.contextvars.bind_contextvars(organisation=principal.organisation)
+        yield
+
+    return stage
+
+
+def _prometheus_code(code: str) -> str:
+    """go-grpc-prometheus writes codes as Go does: NOT_FOUND is NotFound, OK is OK."""
+    return code if code == "OK" else "".join(part.capitalize() for part in code.split("_"))

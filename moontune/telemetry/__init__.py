@@ -1,0 +1,1 @@
+"""Logs, metrics, and the one registry of their names."""
