@@ -1,12 +1,13 @@
 """Adapters resident on the engine's module tree: loaded by digest, evicted least recently used."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 
 from moontune.engine.order import AdapterRef
-from moontune.engine.settings import CacheStatus
 from moontune.model.lora import Adapters, LoraTarget
 from moontune.model.moondream import Moondream
+from moontune.values.engine import CacheStatus
 
 
 class AdapterSlots:
@@ -53,19 +54,15 @@ class AdapterSlots:
         return True
 
     @property
-    def digests(self) -> tuple[str, ...]:
-        """Resident adapters, least recently used first."""
-        return tuple(self._resident)
+    def resident(self) -> Mapping[str, int]:
+        """Bytes by digest, least recently used first."""
+        return dict(self._resident)
 
     def status(self) -> CacheStatus:
         """Counters and bytes."""
+        resident_bytes = sum(self.resident.values())
         return CacheStatus(
-            entries=len(self._resident),
-            resident_bytes=sum(self._resident.values()),
-            budget_bytes=self._budget_bytes,
-            hits=self._hits,
-            misses=self._misses,
-            evictions=self._evictions,
+            "adapter_device", resident_bytes, self._budget_bytes, self._hits, self._misses, self._evictions
         )
 
     def _load(self, ref: AdapterRef) -> None:

@@ -7,27 +7,31 @@ An order's result depends on its own request, seed, adapter and base alone, neve
 """
 
 import threading
+import time
 from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 
 from moontune.engine.adapters import AdapterSlots
 from moontune.engine.batch import Batch
+from moontune.engine.callers import Callers, gave_up
 from moontune.engine.features import ImageFeatures
 from moontune.engine.noise import Noise
-from moontune.engine.order import CallContext, GenerationOrder
-from moontune.engine.outputs import read_output, thinking_count
+from moontune.engine.order import CallContext, Generation, GenerationOrder
 from moontune.engine.plan import PlannedOrder, collect_images, plan_all
 from moontune.engine.rows import Rows
 from moontune.engine.scheduler import Entry, Scheduler
-from moontune.engine.settings import CacheStatus, EngineSettings, EngineStatus, EngineTotals
-from moontune.errors import Cancelled
+from moontune.engine.settings import EngineSettings
+from moontune.model.answers import read_output
 from moontune.model.base_model import BaseModel, share_base
 from moontune.model.inputs import prefill
-from moontune.values.rollout import Decision, FinishReason, Rollout, RolloutGroup
+from moontune.values.adapter import AdapterState, AdapterStatus
+from moontune.values.engine import EngineStatus
+from moontune.values.inference import Usage
+from moontune.values.model_ref import PolicyVersion
+from moontune.values.rollout import Decision, FinishReason, Head, Rollout, RolloutGroup
 
-SPARE_SLOTS = 64
+SPARE_SLOTS = 32
 """Room for decoding that a cache has from the start; it doubles when a batch needs more."""
 
 
@@ -50,16 +54,16 @@ class Engine:
         self._scheduler = Scheduler(self.settings.max_sequences)
         self._arrival = threading.Condition()
         self._turn = threading.Lock()
-        self._totals = EngineTotals()
+        self._running = 0
 
-    def generate(self, context: CallContext, order: GenerationOrder) -> RolloutGroup:
+    def generate(self, context: CallContext, order: GenerationOrder) -> Generation:
         """Answer one order, together with others that wait.
 
         Raises InvalidField (request, limits, image), ImageUnknown, CheckpointCorrupt (adapter files) or Cancelled.
         """
         return self.generate_all([(context, order)])[0]
 
-    def generate_all(self, orders: Sequence[tuple[CallContext, GenerationOrder]]) -> list[RolloutGroup]:
+    def generate_all(self, orders: Sequence[tuple[CallContext, GenerationOrder]]) -> list[Generation]:
         """Answer several orders, as one batch where their adapter is the same; raises the first error among them."""
         for _, order in orders:
             order.validate()
@@ -75,131 +79,120 @@ class Engine:
 
     def status(self, _context: CallContext | None = None) -> EngineStatus:
         """What is going on; never waits for the model."""
-        images = self._features.cache
+        resident = self._adapters.resident
         return EngineStatus(
             base=self._base.name,
             base_digest=self._base.digest,
-            waiting=len(self._scheduler),
-            totals=self._totals,
-            images=CacheStatus(
-                len(images), images.resident_bytes, images.budget_bytes, images.hits, images.misses, images.evictions
+            device=self._base.device,
+            running=self._running,
+            waiting=self._scheduler.sequences,
+            max_batch=self.settings.max_sequences,
+            caches=(self._features.status(), self._adapters.status()),
+            adapters=tuple(
+                AdapterStatus(
+                    PolicyVersion(self._base.name, self._base.digest, adapter_digest=digest),
+                    AdapterState.DEVICE,
+                    size_bytes,
+                )
+                for digest, size_bytes in resident.items()
             ),
-            adapter_cache=self._adapters.status(),
-            adapters=self._adapters.digests,
         )
 
     def _gather(self) -> list[Entry]:
         """Take the next batch, after a moment for orders that are just arriving."""
         with self._arrival:
-            while self.settings.gather_s > 0 and self._scheduler.has_room():
+            while self.settings.gather_s > 0 and self._scheduler.sequences < self.settings.max_sequences:
                 if not self._arrival.wait(self.settings.gather_s):
                     break
             return self._scheduler.next_batch()
 
     def _run_batch(self, entries: Sequence[Entry]) -> None:
         """Answer these entries, which share an adapter; every one has an outcome afterwards."""
-        before = self._totals
-        wanted = [entry for entry in entries if not _gave_up(entry)]
-        sequences = sum(entry.order.num_rollouts for entry in wanted)
-        self._totals = replace(before, running=len(wanted), running_sequences=sequences)
-        steps = 0
+        wanted = [entry for entry in entries if not gave_up(entry)]
+        self._running = sum(entry.order.num_rollouts for entry in wanted)
         try:
             if wanted:
                 adapter = wanted[0].order.adapter
                 self._adapters.activate(adapter)
-                steps = self._decode(wanted, self._adapters.vision_digest(adapter))
+                self._decode(wanted, self._adapters.vision_digest(adapter))
         except Exception as error:  # whatever it is, callers of all entries must hear of it, and the next batch runs
             for entry in wanted:
                 entry.outcome = entry.outcome or error
-        self._totals = _count(before, entries, steps)
+        finally:
+            self._running = 0
 
     @torch.inference_mode()
-    def _decode(self, entries: Sequence[Entry], vision_adapter: str) -> int:
-        """Run the entries with the adapter that acts now; returns the decode steps taken."""
+    def _decode(self, entries: Sequence[Entry], vision_adapter: str) -> None:
+        """Run the entries with the adapter that acts now."""
+        started = time.monotonic()
         orders, images = collect_images(plan_all(entries, self._base), self._features, vision_adapter)
         if not orders:
-            return 0
+            return
+        model = self._base.module
         keys = list(dict.fromkeys(order.prefix_key for order in orders))
         ready = prefill(
-            self._base.module,
+            model,
             [images.get(sha256) for sha256, _ in keys],
             [prompt for _, prompt in keys],
             capacity=max(order.length for order in orders) + SPARE_SLOTS,
         )
         rows_of = {key: row for row, key in enumerate(keys)}
-        fork = [rows_of[order.prefix_key] for order in orders for _ in range(order.count)]
-        index = torch.tensor(fork, device=self._base.module.device)
+        forks = torch.tensor([rows_of[order.prefix_key] for order in orders], device=model.device)
+        fork = forks.repeat_interleave(torch.tensor([order.count for order in orders], device=model.device))
         batch = Batch(
-            self._base.module,
+            model,
             Rows([order.row_start() for order in orders for _ in range(order.count)]),
             [order.settings for order in orders for _ in range(order.count)],
-            Noise([seed for order in orders for seed in order.seeds()], self._base.module.device),
-            ready.cache.select(index),
-            ready.hidden_BD[index],
+            Noise([seed for order in orders for seed in order.seeds()], model.device),
+            ready.cache.select(fork),
+            ready.hidden_BD[fork],
         )
-        callers = Callers(orders)
-        batch.run(callers.abandoned)
-        self._answer(orders, batch)
-        return batch.steps
+        prefilled = time.monotonic()
+        batch.run(Callers(orders).abandoned)
+        self._answer(orders, batch, started, prefilled)
 
-    def _answer(self, orders: Sequence[PlannedOrder], batch: Batch) -> None:
-        """Turn the batch's record into each order's group."""
+    def _answer(self, orders: Sequence[PlannedOrder], batch: Batch, started: float, prefilled: float) -> None:
+        """Turn the batch's record into each order's answer."""
         decided = iter(zip(batch.trace.decisions(), batch.stopped.tolist(), strict=True))
+        ended = time.monotonic()
         for planned in orders:
-            entry, request = planned.entry, planned.entry.order.request
+            entry = planned.entry
             rollouts = tuple(self._rollout(planned, seed, *next(decided)) for seed in planned.seeds())
-            if not _gave_up(entry):
-                entry.outcome = RolloutGroup(request, rollouts)
+            if not gave_up(entry):
+                usage = Usage(
+                    input_tokens=planned.length,
+                    output_tokens=sum(len(rollout.decisions) for rollout in rollouts),
+                    queue_s=started - entry.queued,
+                    prefill_s=prefilled - started,
+                    decode_s=ended - prefilled,
+                )
+                entry.outcome = Generation(RolloutGroup(entry.order.request, rollouts), usage)
 
     def _rollout(self, planned: PlannedOrder, seed: int, decisions: list[Decision], stopped: bool) -> Rollout:
-        order, config = planned.entry.order, self._base.config
+        order, config, thinking = planned.entry.order, self._base.config, 0
+        if planned.thinks:
+            thinking = _thinking_count(decisions, config.tokenizer.answer_id)
         return Rollout(
             skill=order.request.skill,
-            output=read_output(order.request, decisions, config, self._base.tokenizer),
+            output=read_output(
+                order.request.skill,
+                decisions,
+                config,
+                self._base.tokenizer,
+                reasoning=planned.thinks,
+                thinking_count=thinking,
+            ),
             decisions=tuple(decisions),
             finish_reason=FinishReason.STOP if stopped else FinishReason.LENGTH,
             policy=order.policy,
             seed=seed,
             temperature=planned.settings.temperature,
             top_p=planned.settings.top_p,
-            thinking_count=thinking_count(order.request, decisions, config),
+            thinking_count=thinking,
         )
 
 
-class Callers:
-    """Which sequences of a batch have lost their caller; each is named once."""
-
-    def __init__(self, orders: Sequence[PlannedOrder]) -> None:
-        """Sequences are numbered in the order of the rollouts of `orders`."""
-        self._waiting: list[tuple[Entry, range]] = []
-        first = 0
-        for order in orders:
-            self._waiting.append((order.entry, range(first, first + order.count)))
-            first += order.count
-
-    def abandoned(self) -> list[int]:
-        """Sequences abandoned since the last call."""
-        gone = [(entry, span) for entry, span in self._waiting if _gave_up(entry)]
-        if gone:
-            self._waiting = [(entry, span) for entry, span in self._waiting if entry.outcome is None]
-        return [sequence for _, span in gone for sequence in span]
-
-
-def _gave_up(entry: Entry) -> bool:
-    """Whether the entry's caller has left; it is answered with Cancelled then."""
-    if entry.outcome is None and entry.context.cancelled():
-        entry.outcome = Cancelled("the caller left, or its deadline passed, before the generation ended")
-    return isinstance(entry.outcome, Cancelled)
-
-
-def _count(before: EngineTotals, entries: Sequence[Entry], steps: int) -> EngineTotals:
-    groups = [entry.outcome for entry in entries if isinstance(entry.outcome, RolloutGroup)]
-    return replace(
-        before,
-        orders=before.orders + len(groups),
-        sequences=before.sequences + sum(len(group.rollouts) for group in groups),
-        decisions=before.decisions + sum(len(rollout.decisions) for group in groups for rollout in group.rollouts),
-        steps=before.steps + steps,
-        batches=before.batches + 1,
-        cancelled=before.cancelled + sum(isinstance(entry.outcome, Cancelled) for entry in entries),
-    )
+def _thinking_count(decisions: Sequence[Decision], answer_id: int) -> int:
+    """How many decisions come before the separator; all of them when none was reached."""
+    ends = (i for i, each in enumerate(decisions) if each.head is Head.TOKEN and each.choice == answer_id)
+    return next(ends, len(decisions))

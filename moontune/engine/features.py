@@ -11,6 +11,7 @@ from moontune.imaging.crops import CropLayout, ImageCrops, cut_crops
 from moontune.imaging.decode import ImageLimits, decode_image
 from moontune.model.base_model import BaseModel
 from moontune.model.moondream import normalise
+from moontune.values.engine import CacheStatus
 from moontune.values.image import Image
 
 CROPS_PER_PASS = 64
@@ -60,3 +61,8 @@ class ImageFeatures:
             self.cache.put((self._base.digest, vision_adapter, image.sha256), tokens_PD, size_bytes)
             tokens.append(tokens_PD)
         return tokens
+
+    def status(self) -> CacheStatus:
+        """Counters and bytes."""
+        cache = self.cache
+        return CacheStatus("image", cache.resident_bytes, cache.budget_bytes, cache.hits, cache.misses, cache.evictions)

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from moontune.errors import InvalidField
+from moontune.values.inference import Usage
 from moontune.values.model_ref import PolicyVersion
 from moontune.values.request import SkillRequest
-
-MAX_ROLLOUTS = 64
-"""Most rollouts of one order."""
+from moontune.values.rollout import RolloutGroup
+from moontune.values.rollout_order import MAX_ROLLOUTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +24,9 @@ class AdapterRef:
 class GenerationOrder:
     """One request to be answered `num_rollouts` times.
 
-    request: its image carries bytes. seed: 0..2^63-1; with `rollout_seed` it fixes every draw, whatever else is in the
+    request: its image carries bytes. seed: 0..2^64-1; with `rollout_seed` it fixes every draw, whatever else is in the
     batch. policy: reported with each rollout, as resolved by the caller. adapter: None runs the bare base.
+    field: path of `request` in what the caller was sent, for errors.
     """
 
     request: SkillRequest
@@ -33,14 +34,23 @@ class GenerationOrder:
     seed: int
     policy: PolicyVersion
     adapter: AdapterRef | None = None
+    field: str = "request"
 
-    def validate(self, field: str = "request") -> None:
-        """Raise InvalidField for the first value out of range; `field` is the path of the SkillRequest."""
+    def validate(self) -> None:
+        """Raise InvalidField for the first value out of range."""
         if not 1 <= self.num_rollouts <= MAX_ROLLOUTS:
             raise InvalidField.of("num_rollouts", self.num_rollouts, f"1 to {MAX_ROLLOUTS}")
-        if not 0 <= self.seed < 2**63:
-            raise InvalidField.of("seed", self.seed, "0 to 2^63 - 1")
-        self.request.validate(field)
+        if not 0 <= self.seed < 2**64:
+            raise InvalidField.of("seed", self.seed, "0 to 2^64 - 1")
+        self.request.validate(self.field)
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """An order's answer. usage.output_tokens: decisions of all its rollouts."""
+
+    group: RolloutGroup
+    usage: Usage
 
 
 class CallContext(Protocol):

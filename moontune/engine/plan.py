@@ -9,7 +9,7 @@ from moontune.engine.features import ImageFeatures
 from moontune.engine.order import rollout_seed
 from moontune.engine.rows import RowStart, least_room
 from moontune.engine.scheduler import Entry
-from moontune.errors import InvalidField, MoontuneError
+from moontune.errors import FieldViolation, InvalidField, MoontuneError
 from moontune.imaging.crops import ImageCrops
 from moontune.model.base_model import BaseModel
 from moontune.model.prompt import Prompt, build_prompt
@@ -46,6 +46,11 @@ class PlannedOrder:
         """Of every rollout."""
         return self.entry.order.request.settings
 
+    @property
+    def thinks(self) -> bool:
+        """Whether its rollouts begin with reasoning."""
+        return self.entry.order.request.reasoning
+
     def seeds(self) -> list[int]:
         """Of each rollout's generator."""
         return [rollout_seed(self.entry.order.seed, index) for index in range(self.count)]
@@ -78,8 +83,8 @@ def plan_all(entries: Sequence[Entry], base: BaseModel) -> list[PlannedOrder]:
     for entry in entries:
         try:
             planned.append(plan(entry, base))
-        except MoontuneError as error:
-            entry.outcome = error
+        except InvalidField as error:
+            entry.outcome = _at(error, entry.order.field)
     return planned
 
 
@@ -96,7 +101,7 @@ def collect_images(
             if image is not None and image.sha256 not in tokens and image.sha256 not in fresh:
                 held = features.held(image, vision_adapter)
                 if held is None:
-                    fresh[image.sha256] = (image, features.cut(image, "request.image"))
+                    fresh[image.sha256] = (image, features.cut(image, f"{order.entry.order.field}.image"))
                 else:
                     tokens[image.sha256] = held
             fit.append(order)
@@ -104,3 +109,14 @@ def collect_images(
             order.entry.outcome = error
     tokens.update(zip(fresh, features.encode(list(fresh.values()), vision_adapter), strict=True))
     return fit, tokens
+
+
+def _at(error: InvalidField, field: str) -> InvalidField:
+    """The same error with `request.` read as the caller's own path."""
+    if field == "request":
+        return error
+    moved = [
+        FieldViolation(each.field.replace("request", field, 1), each.description.replace("request", field, 1))
+        for each in error.violations
+    ]
+    return type(error)(error.message.replace("request", field, 1), metadata={"field": field}, violations=moved)

@@ -7,27 +7,28 @@
 The oldest order always leads the next batch, so no adapter starves, however busy another one is.
 """
 
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
-from moontune.engine.order import CallContext, GenerationOrder
-from moontune.values.rollout import RolloutGroup
+from moontune.engine.order import CallContext, Generation, GenerationOrder
 
 
 @dataclass(slots=True, eq=False)
 class Entry:
-    """An order on its way: `outcome` is None until it has been answered."""
+    """An order on its way. outcome: None until it has been answered. queued: when, on the monotonic clock."""
 
     order: GenerationOrder
     context: CallContext
-    outcome: RolloutGroup | Exception | None = field(default=None)
+    outcome: Generation | Exception | None = None
+    queued: float = field(default_factory=time.monotonic)
 
     @property
     def adapter_digest(self) -> str:
         """Digest of the adapter it runs with; "" for the base."""
         return "" if self.order.adapter is None else self.order.adapter.digest
 
-    def result(self) -> RolloutGroup:
+    def result(self) -> Generation:
         """The answer; raises the error instead where there is one."""
         assert self.outcome is not None, "the entry has not run"
         if isinstance(self.outcome, Exception):
@@ -43,12 +44,10 @@ class Scheduler:
         self.max_sequences = max_sequences
         self._waiting: deque[Entry] = deque()
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def has_room(self) -> bool:
-        """Whether one more small order could join what waits in one batch."""
-        return sum(entry.order.num_rollouts for entry in self._waiting) < self.max_sequences
+    @property
+    def sequences(self) -> int:
+        """Rollouts that wait."""
+        return sum(entry.order.num_rollouts for entry in tuple(self._waiting))
 
     def submit(self, entry: Entry) -> None:
         """Queue an entry behind all others."""
