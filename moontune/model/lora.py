@@ -19,7 +19,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import torch as safetensors_torch
 from torch import Tensor, nn
 
 from moontune.errors import CheckpointCorrupt, FieldViolation, InvalidField
@@ -87,6 +87,7 @@ class Adapters:
         self._module = module
         self._specs: dict[str, LoraSpec] = {}
         self._active: str | None = None
+        self._wrapped: list[tuple[str, Any]] = []
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -103,11 +104,15 @@ class Adapters:
         return self._specs[name]
 
     def attach(self, name: str, spec: LoraSpec, seed: int = 0) -> None:
-        """Add a fresh adapter that changes nothing yet: A drawn from `seed`, B zero. It does not act until activated."""
+        """Add a fresh adapter, not acting yet: A drawn from `seed`, B zero, so it changes nothing until trained."""
         if name in self._specs:
             raise ValueError(f"adapter {name!r} is attached already")
         spec.validate(self._module.config.limits.max_lora_rank)
         inject_adapter_in_model(_peft_config(spec), self._module, adapter_name=name)
+        # peft leaves its own book-keeping on the tree and would warn of it at the next adapter; ours is _specs.
+        delattr(self._module, "peft_config")
+        modules = cast("Iterable[tuple[str, Any]]", self._module.named_modules())
+        self._wrapped = [(path, layer) for path, layer in modules if isinstance(layer, LoraLayer)]
         self._specs[name] = spec
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
@@ -126,7 +131,7 @@ class Adapters:
             self._active = None
         del self._specs[name]
         self._apply()
-        for layer in self._layers(name):
+        for _, layer in self._named_layers(name):
             layer.delete_adapter(name)
 
     def activate(self, name: str | None) -> None:
@@ -160,7 +165,7 @@ class Adapters:
         """Write the PEFT directory (two files)."""
         folder.mkdir(parents=True, exist_ok=True)
         state = {_PEFT_PREFIX + key: value.detach().cpu().contiguous() for key, value in self.parameters(name).items()}
-        save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        safetensors_torch.save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         config = _peft_config(self._specs[name])
         config.base_model_name_or_path = base_name or self._module.config.name
         config.inference_mode = True
@@ -209,23 +214,20 @@ class Adapters:
             for parameter in self.parameters(name).values():
                 parameter.requires_grad_(name == self._active)
 
-    def _named_layers(self, name: str | None) -> Iterable[tuple[str, Any]]:
-        for path, layer in self._module.named_modules():
-            if isinstance(layer, LoraLayer) and (name is None or name in layer.lora_A):
-                yield path, layer
-
-    def _layers(self, name: str) -> list[Any]:
-        return [layer for _, layer in self._named_layers(name)]
+    def _named_layers(self, name: str | None) -> list[tuple[str, Any]]:
+        """Layers that any adapter, or this one, acts on. peft's layers are untyped."""
+        return [(path, layer) for path, layer in self._wrapped if name is None or name in layer.lora_A]
 
 
 def read_peft_folder(folder: Path) -> tuple[dict[str, Tensor], float]:
     """Tensors by name without peft's prefix, and alpha; raises CheckpointCorrupt or InvalidField."""
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        state = load_file(folder / WEIGHTS_FILE)
+        config = cast("object", json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")))
+        state = safetensors_torch.load_file(folder / WEIGHTS_FILE)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointCorrupt(f"{folder} is not a whole PEFT directory: {error}") from error
-    kind, alpha = (config.get("peft_type"), config.get("lora_alpha")) if isinstance(config, dict) else (None, None)
+    settings = cast("dict[str, object]", config if isinstance(config, dict) else {})
+    kind, alpha = settings.get("peft_type"), settings.get("lora_alpha")
     if kind != "LORA" or not isinstance(alpha, int | float):
         raise InvalidField.of("adapter.config", {"peft_type": kind, "lora_alpha": alpha}, "a LORA with a lora_alpha")
     return {key.removeprefix(_PEFT_PREFIX): value for key, value in state.items()}, float(alpha)

@@ -53,7 +53,7 @@ def roll(
         ready = inputs.prefill(model, [image_PD], [prompt])
         hidden_BD, position = ready.hidden_BD, int(ready.positions_B)
         decisions: list[Decision] = []
-        thoughts = 0
+        thoughts = marks = 0
         phase = Phase.ANSWER if thinking is None else Phase.THINKING
 
         def decide(head: Head) -> int:
@@ -84,8 +84,8 @@ def roll(
                     phase = Phase.ANSWER
                     feed(InputKind.TOKEN, special.answer_id)
                 elif choice == special.coord_id:
-                    feed(InputKind.COORD, decide(Head.X if thoughts % 2 == 0 else Head.Y))
-                    thoughts += 2
+                    feed(InputKind.COORD, decide((Head.X, Head.Y)[marks % 2]))
+                    thoughts, marks = thoughts + 2, marks + 1
                 else:
                     feed(InputKind.TOKEN, choice)
                     thoughts += 1
