@@ -27,7 +27,7 @@ _BY_SCOPE: Mapping[Scope, str] = {
     Scope.TRAIN: """
         RolloutService/GenerateRollouts RolloutService/StreamRollouts
         RewardService/Score RewardService/ScoreStream RewardService/ValidateReward RewardService/RegisterReward
-        RewardPluginService/Score RewardPluginService/Describe
+        RewardPluginService/DescribeReward RewardPluginService/ScoreSamples
         TrainerService/CreateFinetune TrainerService/DeleteFinetune TrainerService/TrainStep
         TrainerService/ComputeLogprobs TrainerService/LogMetrics TrainerService/SaveCheckpoint
         TrainerService/DeleteCheckpoint TrainerService/RestoreCheckpoint TrainerService/DownloadAdapter

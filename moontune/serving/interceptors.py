@@ -11,6 +11,7 @@ import grpc
 
 from moontune.serving.call import RpcCall, RpcKind, set_current_call
 from moontune.serving.call_stages import MappedError, Stage
+from moontune.telemetry.deadline import set_deadline
 
 REQUEST_ID_HEADER = "x-request-id"
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}")
@@ -106,6 +107,7 @@ def _begin(path: str, kind: RpcKind, context: Context) -> RpcCall:
         deadline=None if remaining_s is None else time.monotonic() + remaining_s,
     )
     set_current_call(call)
+    set_deadline(call.deadline)
     return call
 
 

@@ -7,11 +7,16 @@ import socket
 from collections.abc import Callable
 from socketserver import ThreadingMixIn
 from threading import Thread
+from typing import TYPE_CHECKING, cast
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_wsgi_app
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from moontune.telemetry.names import Kind, MetricName
+
+if TYPE_CHECKING:
+    from wsgiref.types import WSGIApplication
 
 Instrument = Counter | Gauge | Histogram
 
@@ -71,7 +76,7 @@ class MetricsPage:
     def __init__(self, metrics: ServiceMetrics, host: str, port: int) -> None:
         """Start serving; port 0 takes a free one. Raises OSError where the port is taken."""
         kind = _Ipv6Server if ":" in host else _Server
-        self._server = make_server(host, port, make_wsgi_app(metrics.registry), kind, _QuietHandler)
+        self._server = make_server(host, port, _wsgi_app(metrics.registry), kind, _QuietHandler)
         self._thread = Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self._thread.start()
 
@@ -85,6 +90,10 @@ class MetricsPage:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _wsgi_app(registry: CollectorRegistry) -> "WSGIApplication":
+    return cast("WSGIApplication", prometheus_client.make_wsgi_app(registry))
 
 
 class _Server(ThreadingMixIn, WSGIServer):

@@ -158,6 +158,8 @@ class JobKey(StrEnum):
     BASE = "base"
     FINAL = "final"
     PARSE_RATE = "parse_rate"
+    MIXED_GROUP_SHARE = "mixed_group_share"
+    SECONDS = "seconds"
 
 
 PER_HEAD: Mapping[str, str] = {

@@ -1,0 +1,145 @@
+"""The one bridge from async clients to sync ones: a shared event loop on a background thread.
+
+A sync client names each async method once, and gets its signature from it:
+
+    class SyncJobClient(SyncClient[JobClient]):
+        get_job = Blocking(JobClient.get_job)
+        watch_job = BlockingStream(JobClient.watch_job)
+
+One loop serves every sync client of the process (gRPC's asyncio side wants a single loop); it ends with the last.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from concurrent.futures import Future
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Closeable(Protocol):
+    """An async client."""
+
+    async def close(self) -> None:
+        """Close its channel."""
+        ...
+
+
+C = TypeVar("C", bound=Closeable)
+
+
+class SyncClient(Generic[C]):
+    """Calls an async client from ordinary code. Use it in a `with`, or call `close`."""
+
+    def __init__(self, client: C) -> None:
+        """Take over `client`, which no event loop has used yet."""
+        self.client = client
+        self._loop = _LOOP.acquire()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run in the background loop and wait; Ctrl-C cancels it there."""
+        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._open_loop())
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+    def close(self) -> None:
+        """Close the channel; again is harmless."""
+        if self._loop is not None:
+            self.run(self.client.close())
+            self._loop = None
+            _LOOP.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            raise RuntimeError("this client is closed")
+        return self._loop
+
+
+class Blocking(Generic[C, P, T]):
+    """The sync form of an async method: same parameters, waits for the result."""
+
+    def __init__(self, method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]]) -> None:
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, instance: SyncClient[C], owner: type[object]) -> Callable[P, T]:
+        """Bind to a client."""
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            return instance.run(self._method(instance.client, *args, **kwargs))
+
+        call.__doc__ = self.__doc__
+        return call
+
+
+class BlockingStream(Generic[C, P, T]):
+    """The sync form of an async generator method: same parameters, an ordinary iterator."""
+
+    def __init__(self, method: Callable[Concatenate[C, P], AsyncGenerator[T, None]]) -> None:
+        self._method = method
+        self.__doc__ = method.__doc__
+
+    def __get__(self, instance: SyncClient[C], owner: type[object]) -> Callable[P, Generator[T, None, None]]:
+        """Bind to a client."""
+
+        def call(*args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
+            items = self._method(instance.client, *args, **kwargs)
+            try:
+                while True:
+                    try:
+                        item = instance.run(_next(items))
+                    except StopAsyncIteration:
+                        return
+                    yield item
+            finally:
+                instance.run(items.aclose())
+
+        call.__doc__ = self.__doc__
+        return call
+
+
+async def _next(items: AsyncGenerator[T, None]) -> T:
+    return await anext(items)
+
+
+class _SharedLoop:
+    """The background loop, alive while somebody holds it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def acquire(self) -> asyncio.AbstractEventLoop | None:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="moontune-clients", daemon=True)
+                self._thread.start()
+            self._holders += 1
+            return self._loop
+
+    def release(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            if self._holders or self._loop is None or self._thread is None:
+                return
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
+            self._loop = self._thread = None
+
+
+_LOOP = _SharedLoop()
