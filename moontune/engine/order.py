@@ -26,7 +26,7 @@ class GenerationOrder:
 
     request: its image carries bytes. seed: 0..2^64-1; with `rollout_seed` it fixes every draw, whatever else is in the
     batch. policy: reported with each rollout, as resolved by the caller. adapter: None runs the bare base.
-    field: path of `request` in what the caller was sent, for errors.
+    field, image_field: paths of `request` and of its image in what the caller sent, for errors.
     """
 
     request: SkillRequest
@@ -35,6 +35,7 @@ class GenerationOrder:
     policy: PolicyVersion
     adapter: AdapterRef | None = None
     field: str = "request"
+    image_field: str = "request.images[0]"
 
     def validate(self) -> None:
         """Raise InvalidField for the first value out of range."""

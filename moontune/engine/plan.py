@@ -101,7 +101,7 @@ def collect_images(
             if image is not None and image.sha256 not in tokens and image.sha256 not in fresh:
                 held = features.held(image, vision_adapter)
                 if held is None:
-                    fresh[image.sha256] = (image, features.cut(image, f"{order.entry.order.field}.image"))
+                    fresh[image.sha256] = (image, features.cut(image, order.entry.order.image_field))
                 else:
                     tokens[image.sha256] = held
             fit.append(order)
