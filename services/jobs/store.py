@@ -11,6 +11,7 @@ from ulid import ULID
 
 from moontune.data.job_file import config_from_document, config_to_document
 from moontune.errors import JobNotFound, RequestIdReused
+from moontune.serving.database import for_reading
 from moontune.values.job import Job, JobConfig, JobProgress, JobState
 from services.jobs.states import UNDER_WAY, Order, check_move, ordered
 from services.jobs.tables import JOBS, ORDERS, PROGRESS
@@ -29,6 +30,7 @@ class JobStore:
 
     def __init__(self, engine: sa.Engine) -> None:
         self._engine = engine
+        self._reading = for_reading(engine)
 
     def create(self, organisation: str, config: JobConfig, request_id: str) -> Job:
         """Queue a job; the same request again gives the same job. RequestIdReused if it had another config."""
@@ -62,7 +64,7 @@ class JobStore:
 
     def get(self, organisation: str, job_id: str) -> Job:
         """One job of an organisation."""
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             return _job(_row(connection, job_id, organisation))
 
     def list_jobs(self, organisation: str, limit: int, before_id: str = "", state: JobState | None = None) -> list[Job]:
@@ -72,7 +74,7 @@ class JobStore:
             query = query.where(JOBS.c.id < before_id)
         if state is not None:
             query = query.where(JOBS.c.state == str(state))
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             return [_job(row) for row in connection.execute(query)]
 
     def order(self, organisation: str, job_id: str, order: Order, request_id: str) -> Job:
@@ -113,12 +115,12 @@ class JobStore:
 
     def state(self, job_id: str) -> JobState:
         """The state alone: what the loop looks at between two steps."""
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             return JobState(_row(connection, job_id).state)
 
     def turn(self, job_id: str) -> Turn:
         """Where the loop goes on."""
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             row = _row(connection, job_id)
             return Turn(row.iteration, row.step)
 
@@ -163,13 +165,13 @@ class JobStore:
             .order_by(PROGRESS.c.sequence)
             .limit(limit)
         )
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             return [_progress(row) for row in connection.execute(query)]
 
     def waiting(self, limit: int = 100) -> list[Job]:
         """Queued jobs of all organisations, oldest first."""
         query = sa.select(JOBS).where(JOBS.c.state == str(JobState.QUEUED)).order_by(JOBS.c.id).limit(limit)
-        with self._engine.connect() as connection:
+        with self._reading.connect() as connection:
             return [_job(row) for row in connection.execute(query)]
 
     def requeue_interrupted(self) -> Sequence[str]:
