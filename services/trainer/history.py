@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
+from moontune.serving.database import for_reading
 from moontune.values.finetune import MetricPoint
 from services.trainer import tables
 from services.trainer.ledger import Answer, insert_answer
@@ -15,6 +16,7 @@ class History:
     def __init__(self, engine: sa.Engine) -> None:
         """Use a database that has been migrated."""
         self._engine = engine
+        self._reader = for_reading(engine)
 
     def log(self, finetune_id: str, points: Sequence[MetricPoint], answer: Answer) -> None:
         """Add points, with the answer to the request."""
@@ -59,7 +61,7 @@ class History:
         if after is not None:
             query = query.where(sa.tuple_(table.c.step, table.c.id) > sa.tuple_(*after))
         query = query.order_by(table.c.step, table.c.id).limit(limit)
-        with self._engine.connect() as connection:
+        with self._reader.connect() as connection:
             return [
                 (row.id, MetricPoint(row.step, row.name, row.value, row.logged_at)) for row in connection.execute(query)
             ]

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from moontune.errors import FinetuneExists, FinetuneNotFound, RequestIdReused, StepMismatch, StepNotFound
+from moontune.serving.database import for_reading
 from moontune.values.finetune import Finetune, FinetuneKind, LoraSettings, LoraTarget
 from services.trainer import tables
 
@@ -59,6 +60,7 @@ class Ledger:
     def __init__(self, engine: sa.Engine) -> None:
         """Use a database that has been migrated."""
         self.engine = engine
+        self._reader = for_reading(engine)
 
     def replay(self, organisation: str, rpc: str, request_id: str, payload_digest: str) -> Json | None:
         """The stored response to this request id, or None.
@@ -70,7 +72,7 @@ class Ledger:
         query = sa.select(table.c.payload_digest, table.c.response).where(
             table.c.organisation == organisation, table.c.rpc == rpc, table.c.request_id == request_id
         )
-        with self.engine.connect() as connection:
+        with self._reader.connect() as connection:
             row = connection.execute(query).one_or_none()
         if row is None:
             return None
@@ -120,7 +122,7 @@ class Ledger:
         query = sa.select(table).where(
             table.c.id == finetune_id, table.c.organisation == organisation, table.c.deleted_at.is_(None)
         )
-        with self.engine.connect() as connection:
+        with self._reader.connect() as connection:
             row = connection.execute(query).mappings().one_or_none()
         if row is None:
             raise FinetuneNotFound(f"there is no finetune {finetune_id!r}", metadata={"finetune_id": finetune_id})
@@ -132,7 +134,7 @@ class Ledger:
         query = sa.select(table).where(
             table.c.organisation == organisation, table.c.name == name, table.c.deleted_at.is_(None)
         )
-        with self.engine.connect() as connection:
+        with self._reader.connect() as connection:
             row = connection.execute(query).mappings().one_or_none()
         return None if row is None else _finetune_row(row)
 
@@ -142,7 +144,7 @@ class Ledger:
         query = sa.select(table).where(table.c.organisation == organisation, table.c.deleted_at.is_(None))
         if before_id:
             query = query.where(table.c.id < before_id)
-        with self.engine.connect() as connection:
+        with self._reader.connect() as connection:
             rows = connection.execute(query.order_by(table.c.id.desc()).limit(limit)).mappings()
             return [_finetune_row(row) for row in rows]
 
@@ -221,7 +223,7 @@ class Ledger:
     def step(self, finetune_id: str, step: int) -> StepRow:
         """An applied step of the present line; StepNotFound when it never was."""
         table = tables.steps
-        with self.engine.connect() as connection:
+        with self._reader.connect() as connection:
             query = sa.select(table).where(table.c.finetune_id == finetune_id, table.c.step == step)
             row = connection.execute(query).mappings().one_or_none()
         if row is None:
@@ -234,7 +236,7 @@ class Ledger:
         """All steps of the present line, ascending."""
         table = tables.steps
         query = sa.select(table).where(table.c.finetune_id == finetune_id).order_by(table.c.step)
-        with self.engine.connect() as connection:
+        with self._reader.connect() as connection:
             return [_step_row(row) for row in connection.execute(query).mappings()]
 
     def expire_step(self, finetune_id: str, step: int) -> None:
@@ -249,7 +251,7 @@ class Ledger:
 
     def folders(self) -> set[str]:
         """Names of all step folders that are referred to; others are left-overs of unacknowledged steps."""
-        with self.engine.connect() as connection:
+        with self._reader.connect() as connection:
             named = connection.execute(sa.select(tables.steps.c.folder).where(tables.steps.c.folder != ""))
             return set(named.scalars())
 

@@ -5,6 +5,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from moontune.errors import CheckpointNotFound
+from moontune.serving.database import for_reading
 from moontune.values.finetune import Checkpoint
 from services.trainer import tables
 from services.trainer.ledger import Answer, insert_answer
@@ -16,6 +17,7 @@ class SavedCheckpoints:
     def __init__(self, engine: sa.Engine) -> None:
         """Use a database that has been migrated."""
         self._engine = engine
+        self._reader = for_reading(engine)
 
     def add(self, checkpoint: Checkpoint, client_state: bytes | None, answer: Answer) -> None:
         """List a checkpoint whose files are in the store, with the answer to the request."""
@@ -51,14 +53,14 @@ class SavedCheckpoints:
         table = tables.checkpoints
         query = sa.select(table).where(table.c.finetune_id == finetune_id)
         query = query.where(table.c.id == checkpoint_id if checkpoint_id is not None else table.c.step == step)
-        with self._engine.connect() as connection:
+        with self._reader.connect() as connection:
             row = connection.execute(query).mappings().one_or_none()
         return None if row is None else _checkpoint(row)
 
     def client_state(self, checkpoint_id: str) -> bytes | None:
         """The caller's bytes kept with a checkpoint."""
         table = tables.checkpoints
-        with self._engine.connect() as connection:
+        with self._reader.connect() as connection:
             return connection.execute(sa.select(table.c.client_state).where(table.c.id == checkpoint_id)).scalar()
 
     def list(self, finetune_id: str, limit: int, below_step: int | None = None) -> list[Checkpoint]:
@@ -67,14 +69,14 @@ class SavedCheckpoints:
         query = sa.select(table).where(table.c.finetune_id == finetune_id)
         if below_step is not None:
             query = query.where(table.c.step < below_step)
-        with self._engine.connect() as connection:
+        with self._reader.connect() as connection:
             rows = connection.execute(query.order_by(table.c.step.desc()).limit(limit)).mappings()
             return [_checkpoint(row) for row in rows]
 
     def expired(self, now: datetime) -> "list[Checkpoint]":
         """Checkpoints whose time is over."""
         table = tables.checkpoints
-        with self._engine.connect() as connection:
+        with self._reader.connect() as connection:
             rows = connection.execute(sa.select(table).where(table.c.expires_at <= now)).mappings()
             return [_checkpoint(row) for row in rows]
 

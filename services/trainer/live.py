@@ -1,0 +1,114 @@
+"""Finetunes in memory: adapter, optimiser and generator, exactly as their files say.
+
+A live finetune is named by (id, adapter digest). A step takes it out, changes it in place, and puts it back under its
+new digest once the files are written; after an error it stays out and the next call reads the files again. So nothing
+half-done is ever trained on, whatever failed.
+"""
+
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from moontune.checkpoints.folder import verify_folder
+from moontune.errors import CheckpointCorrupt
+from moontune.model.lora import Adapters, LoraSpec, LoraTarget
+from moontune.values.finetune import Finetune, LoraSettings
+from moontune.values.training import TrainSettings
+from services.trainer.step_folder import OptimiserState, load_moments, moments_of, read_optimiser
+from services.trainer.trainer_state import TrainerState
+
+
+class LiveFinetune:
+    """One finetune's parameters and optimiser. client_state: the caller's bytes of its present step."""
+
+    def __init__(self, finetune_id: str, parameters: dict[str, nn.Parameter]) -> None:
+        self.finetune_id = finetune_id
+        self.parameters = parameters
+        # foreach off: one order of additions on every machine, so that a resume is bit-exact.
+        self.optimiser = torch.optim.AdamW(list(parameters.values()), lr=0.0, foreach=False)
+        self.generator = torch.Generator()
+        self.client_state: bytes | None = None
+
+    def configure(self, settings: TrainSettings) -> None:
+        """Take the step's optimiser parameters."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = settings.learning_rate
+            group["betas"] = (settings.beta1, settings.beta2)
+            group["weight_decay"] = settings.weight_decay
+
+    def state(self) -> OptimiserState:
+        """What a resume needs beside the adapter."""
+        return OptimiserState(moments_of(self.optimiser, self.parameters), self.generator.get_state())
+
+    def load(self, folder: Path) -> None:
+        """Take moments, generator and caller's bytes from a verified step folder."""
+        stored = read_optimiser(folder)
+        load_moments(self.optimiser, self.parameters, stored.moments)
+        self.generator.set_state(stored.rng)
+        self.client_state = TrainerState.read(folder).client_state
+
+
+class LiveFinetunes:
+    """The finetunes that are in memory, the least recently used leaving first."""
+
+    def __init__(self, adapters: Adapters, capacity: int) -> None:
+        self._adapters = adapters
+        self._capacity = capacity
+        self._held: OrderedDict[tuple[str, str], LiveFinetune] = OrderedDict()
+
+    def create(self, finetune: Finetune) -> LiveFinetune:
+        """A fresh one, which answers as the base does; `keep` or `drop` it."""
+        self.forget(finetune.id)
+        self._make_room()
+        self._adapters.attach(finetune.id, lora_spec(finetune.lora), finetune.lora.seed)
+        live = LiveFinetune(finetune.id, self._adapters.parameters(finetune.id))
+        live.generator.manual_seed(finetune.lora.seed)
+        return live
+
+    def take(self, finetune: Finetune, folder: Path) -> LiveFinetune:
+        """Take one out at its present step, from memory or, verified, from its files; `keep` or `drop` it after."""
+        live = self._held.pop((finetune.id, finetune.adapter_digest), None)
+        if live is not None:
+            return live
+        self.forget(finetune.id)
+        self._make_room()
+        manifest = verify_folder(folder)
+        if manifest.adapter_digest != finetune.adapter_digest:
+            raise CheckpointCorrupt(
+                f"{folder} holds adapter {manifest.adapter_digest}; {finetune.id}@{finetune.step} is "
+                f"{finetune.adapter_digest}"
+            )
+        self._adapters.load(finetune.id, folder)
+        live = LiveFinetune(finetune.id, self._adapters.parameters(finetune.id))
+        try:
+            live.load(folder)
+        except BaseException:
+            self.drop(live)
+            raise
+        return live
+
+    def keep(self, live: LiveFinetune, adapter_digest: str) -> None:
+        """Put one back, as what its files now say."""
+        self._held[live.finetune_id, adapter_digest] = live
+
+    def drop(self, live: LiveFinetune) -> None:
+        """Let go of one that was taken out, whatever became of it."""
+        if live.finetune_id in self._adapters.names:
+            self._adapters.remove(live.finetune_id)
+
+    def forget(self, finetune_id: str) -> None:
+        """Let go of a finetune at whatever step it is held."""
+        for key in [key for key in self._held if key[0] == finetune_id]:
+            self.drop(self._held.pop(key))
+
+    def _make_room(self) -> None:
+        while len(self._held) >= self._capacity:
+            _, oldest = self._held.popitem(last=False)
+            self.drop(oldest)
+
+
+def lora_spec(lora: LoraSettings) -> LoraSpec:
+    """The adapter's form as the model layer has it."""
+    return LoraSpec(lora.rank, lora.alpha, tuple(LoraTarget(target.value) for target in lora.targets))

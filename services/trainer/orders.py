@@ -1,0 +1,84 @@
+"""What the front process asks of the learner and what comes back. Torch-free; pickled over the worker's pipe.
+
+Paths are of this machine: front and worker share the data folder.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from moontune.values.finetune import Finetune
+from moontune.values.training import TrainSettings
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerOptions:
+    """Limits of the learner.
+
+    micro_tokens: most positions (rows times the longest row) of one forward and backward pass; memory follows it.
+    live_finetunes: how many finetunes stay in memory with their optimiser state.
+    image_cache_bytes: most bytes of image embeddings kept within a step.
+    """
+
+    micro_tokens: int = 4096
+    live_finetunes: int = 4
+    image_cache_bytes: int = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CreateOrder:
+    """Write step 0 of a new finetune (its `step` and `adapter_digest` are not read) into `folder`."""
+
+    finetune: Finetune
+    folder: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOrder:
+    """Apply one step.
+
+    finetune: as it is now. folder: of its present step. spool: of the groups. groups: how many. new_folder: where the
+    new step is written; it appears whole or not at all. client_state: the caller's bytes; None keeps the earlier ones.
+    """
+
+    finetune: Finetune
+    folder: str
+    spool: str
+    groups: int
+    settings: TrainSettings
+    new_folder: str
+    client_state: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenStep:
+    """A step folder on the disk."""
+
+    adapter_digest: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepOutcome:
+    """What the learner did. written: None when nothing was applied, and `reason` says why. metrics: all finite."""
+
+    written: WrittenStep | None
+    reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreOrder:
+    """Score rollouts without training. finetune: None is the bare base; folder: of its present step, else ""."""
+
+    finetune: Finetune | None
+    folder: str
+    spool: str
+    groups: int
+
+
+@dataclass(frozen=True, slots=True)
+class DecisionScore:
+    """Natural log-probability of a decision's choice, and entropy of its distribution in nats."""
+
+    logprob: float
+    entropy: float
