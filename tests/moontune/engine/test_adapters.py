@@ -1,0 +1,75 @@
+"""Which weights answer: versions never mix, the budget holds, the base stays the base."""
+
+from collections.abc import Callable
+
+from moontune.engine.engine import Engine
+from moontune.engine.order import AdapterRef, GenerationOrder
+from moontune.engine.settings import EngineSettings
+from moontune.model.base_model import BaseModel
+from moontune.model.lora import LoraTarget
+from moontune.values.skill import Skill
+from tests.moontune.engine.conftest import Caller, ask
+from tests.moontune.engine.test_engine import assert_same
+
+MakeOrder = Callable[..., GenerationOrder]
+MakeAdapter = Callable[..., AdapterRef]
+
+
+def test_versions_do_not_share_a_cache(
+    engine: Engine, base: BaseModel, make_order: MakeOrder, make_adapter: MakeAdapter
+) -> None:
+    request = ask(Skill.DETECT)
+    adapters = [None, make_adapter(1), make_adapter(2, (LoraTarget.VISION,), rank=8), make_adapter(1), None]
+    for adapter in adapters:
+        order = make_order(request, 4, 3, adapter)
+        alone = Engine(base, EngineSettings(gather_s=0.0)).generate(Caller(), order)
+        got = engine.generate(Caller(), order)
+        assert_same(got, alone)
+        digests = {rollout.policy.adapter_digest for rollout in got.group.rollouts}
+        assert digests == {"" if adapter is None else adapter.digest}
+    outputs = {
+        str([r.output for r in engine.generate(Caller(), make_order(request, 4, 3, adapter)).group.rollouts])
+        for adapter in adapters[:3]
+    }
+    assert len(outputs) == 3
+
+
+def test_mixed_adapters_each_get_their_own(
+    engine: Engine, base: BaseModel, make_order: MakeOrder, make_adapter: MakeAdapter
+) -> None:
+    adapters = [make_adapter(seed, rank=2 + seed) for seed in range(1, 4)]
+    orders = [make_order(ask(Skill.POINT, "x" * i), 2, i, (None, *adapters)[i % 4]) for i in range(1, 9)]
+    got = engine.generate_all([(Caller(), order) for order in orders])
+    fresh = Engine(base, EngineSettings(gather_s=0.0))
+    for answer, order in zip(got, orders, strict=True):
+        assert_same(answer, fresh.generate(Caller(), order))
+
+
+def test_the_budget_evicts_the_least_recently_used(
+    base: BaseModel, make_order: MakeOrder, make_adapter: MakeAdapter
+) -> None:
+    first, second, third = (make_adapter(seed) for seed in (1, 2, 3))
+    probe = Engine(base, EngineSettings(gather_s=0.0))
+    probe.generate(Caller(), make_order(ask(Skill.POINT), 1, adapter=first))
+    one_bytes = probe.status().caches[1].size_bytes
+    engine = Engine(base, EngineSettings(gather_s=0.0, adapter_cache_bytes=2 * one_bytes))
+    for adapter in (first, second, first, third):
+        engine.generate(Caller(), make_order(ask(Skill.POINT), 1, adapter=adapter))
+    status = engine.status()
+    assert [each.policy.adapter_digest for each in status.adapters] == [first.digest, third.digest]
+    cache = status.caches[1]
+    assert (cache.hits, cache.misses, cache.evictions, cache.size_bytes) == (1, 3, 1, 2 * one_bytes)
+    assert_same(
+        engine.generate(Caller(), make_order(ask(Skill.POINT), 2, adapter=second)),
+        probe.generate(Caller(), make_order(ask(Skill.POINT), 2, adapter=second)),
+    )
+
+
+def test_a_batch_does_not_disturb_a_learner_on_the_same_base(
+    base: BaseModel, engine: Engine, make_order: MakeOrder, make_adapter: MakeAdapter
+) -> None:
+    before = {name: parameter.clone() for name, parameter in base.module.named_parameters()}
+    engine.generate(Caller(), make_order(ask(Skill.DETECT), adapter=make_adapter(1)))
+    after = dict(base.module.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(bool((after[name] == value).all()) for name, value in before.items())
