@@ -7,50 +7,14 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from moontune.values.ground_truth import GroundTruth
-from moontune.values.output import Output
-from moontune.values.request import SkillRequest
-from moontune.values.reward import ParseStatus, RewardResult, RewardSample, RewardSpec
+from moontune.values.reward import ParseStatus, RewardSample, RewardSpec
+from moontune.values.reward_report import GradedExample, RewardReport, SampleGroup
 from services.reward.grader import grade_all
 
 MAX_EXAMPLES = 5
 SAME = 1e-9
 """Rewards closer than this count as equal."""
-
-
-@dataclass(frozen=True, slots=True)
-class SampleGroup:
-    """One request, several answers to grade, one ground truth."""
-
-    request: SkillRequest
-    outputs: tuple[Output, ...]
-    ground_truth: GroundTruth
-
-
-@dataclass(frozen=True, slots=True)
-class GradedExample:
-    """A graded sample and where it stands in the request."""
-
-    group_index: int
-    output_index: int
-    result: RewardResult
-
-
-@dataclass(frozen=True, slots=True)
-class RewardReport:
-    """What the dry run found. Rates and shares in 0..1; mean and std (population) are None when nothing has a score."""
-
-    samples: int
-    parse_rate: float
-    failed_rate: float
-    mean: float | None
-    std: float | None
-    dead_group_share: float
-    seconds_per_grade: float
-    warnings: tuple[str, ...]
-    examples: tuple[GradedExample, ...]
 
 
 def dry_run(spec: RewardSpec | None, groups: Sequence[SampleGroup]) -> RewardReport:

@@ -6,10 +6,11 @@ from moontune.values.ground_truth import GroundTruth
 from moontune.values.output import QueryOutput
 from moontune.values.request import SkillRequest
 from moontune.values.reward import ParseStatus
+from moontune.values.reward_report import SampleGroup
 from moontune.values.skill import Skill
 from services.reward.catalogue import CATALOGUE
 from services.reward.catalogue.entry import Entry, Label
-from services.reward.dry_run import SampleGroup, dry_run
+from services.reward.dry_run import dry_run
 
 
 def group(*answers, reference="red") -> SampleGroup:

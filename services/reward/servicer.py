@@ -1,0 +1,106 @@
+"""RewardService on the chassis: convert, call, convert. Grading runs in a thread; the event loop stays free."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from moontune.api.reward.v1 import reward_service_pb2 as pb
+from moontune.api.reward.v1 import reward_service_pb2_grpc
+from moontune.errors import Draining, InvalidField, MoontuneError, NotImplementedYet
+from moontune.serving.chassis import Chassis
+from moontune.telemetry import names
+from moontune.telemetry.metrics import ServiceMetrics
+from moontune.values.reward import RewardResult, RewardSample, RewardSpec
+from moontune.values.sandbox import SandboxLayer, SandboxStatus
+from moontune.wire.item_error import item_error_to_proto
+from moontune.wire.reward import reward_info_to_proto, reward_result_to_proto
+from moontune.wire.reward_report import reward_report_to_proto
+from moontune.wire.sandbox import sandbox_status_to_proto
+from services.reward.catalogue import CATALOGUE
+from services.reward.config import RewardSettings
+from services.reward.convert import candidate_from, groups_from, page_from, samples_from, spec_from
+from services.reward.dry_run import dry_run
+from services.reward.grader import grade_all
+
+MAX_TAG = 128
+
+
+async def build(chassis: Chassis, settings: RewardSettings) -> None:
+    """Register the service on the chassis."""
+    servicer = RewardServicer(settings, chassis.metrics, chassis.draining)
+    chassis.add(reward_service_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
+
+
+class RewardServicer(reward_service_pb2_grpc.RewardServiceServicer):
+    """Built-in rewards and composites of them. User rewards answer NOT_IMPLEMENTED_YET."""
+
+    def __init__(self, settings: RewardSettings, metrics: ServiceMetrics, draining: asyncio.Event) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._draining = draining
+
+    async def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:  # noqa: N802
+        """Score a batch."""
+        results = await self._grade(spec_from(request), samples_from(request.samples))
+        return pb.ScoreResponse(results=[reward_result_to_proto(result) for result in results])
+
+    async def ScoreStream(  # noqa: N802
+        self, request_iterator: AsyncIterator[pb.ScoreStreamRequest], context: Any
+    ) -> AsyncIterator[pb.ScoreStreamResponse]:
+        """Score batch after batch: one is taken when the answer to the one before was written."""
+        async for request in request_iterator:
+            if self._draining.is_set():
+                raise Draining("the reward service is stopping; send the unanswered batches again")
+            if not 1 <= len(request.tag) <= MAX_TAG:
+                raise InvalidField.of("tag", request.tag, f"1 to {MAX_TAG} characters")
+            try:
+                results = await self._grade(spec_from(request), samples_from(request.samples))
+            except MoontuneError as error:
+                yield pb.ScoreStreamResponse(tag=request.tag, error=item_error_to_proto(error))
+                continue
+            listed = pb.RewardResultList(results=[reward_result_to_proto(result) for result in results])
+            yield pb.ScoreStreamResponse(tag=request.tag, results=listed)
+
+    async def ListRewards(self, request: pb.ListRewardsRequest, context: Any) -> pb.ListRewardsResponse:  # noqa: N802
+        """List the catalogue by name."""
+        by_name = sorted(CATALOGUE)
+        page, token = page_from(request, by_name)
+        rewards = [reward_info_to_proto(CATALOGUE[name].info()) for name in by_name[page]]
+        return pb.ListRewardsResponse(rewards=rewards, next_page_token=token)
+
+    async def ValidateReward(  # noqa: N802
+        self, request: pb.ValidateRewardRequest, context: Any
+    ) -> pb.ValidateRewardResponse:
+        """Dry run on the caller's samples."""
+        report = await asyncio.to_thread(dry_run, candidate_from(request), groups_from(request.groups))
+        return pb.ValidateRewardResponse(report=reward_report_to_proto(report))
+
+    async def RegisterReward(  # noqa: N802
+        self, request: pb.RegisterRewardRequest, context: Any
+    ) -> pb.RegisterRewardResponse:
+        """Not in this build."""
+        raise NotImplementedYet("user rewards cannot be registered in this build; built-ins and composites can be used")
+
+    async def GetSandboxStatus(  # noqa: N802
+        self, request: pb.GetSandboxStatusRequest, context: Any
+    ) -> pb.GetSandboxStatusResponse:
+        """The truth: this build has no sandbox, so it runs no user code."""
+        layer = SandboxLayer("sandbox", required=True, active=False, detail="this build has no sandbox")
+        status = SandboxStatus(self._settings.sandbox, user_code_allowed=False, layers=(layer,))
+        return pb.GetSandboxStatusResponse(status=sandbox_status_to_proto(status))
+
+    async def _grade(self, spec: RewardSpec | None, samples: Sequence[RewardSample]) -> list[RewardResult]:
+        started = time.perf_counter()
+        results = await asyncio.to_thread(grade_all, spec, samples)
+        seconds = (time.perf_counter() - started) / len(samples)
+        self._metrics.histogram(names.SCORE_SECONDS, reward=_label(spec)).observe(seconds)
+        for result in results:
+            self._metrics.counter(names.SCORED, status=str(result.status)).inc()
+        return results
+
+
+def _label(spec: RewardSpec | None) -> str:
+    if spec is None:
+        return "default"
+    return spec.components[0].name if len(spec.components) == 1 else "composite"
