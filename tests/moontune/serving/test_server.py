@@ -1,0 +1,295 @@
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+
+import grpc
+import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from moontune.clients.errors import from_rpc_error
+from moontune.errors import Draining, WorkerDied
+from moontune.serving.call import current_call
+from moontune.serving.server import opened
+from moontune.serving.settings import ServiceSettings, StartupError
+from moontune.serving.worker import WorkerSpec
+from moontune.telemetry import names
+from tests.fakes import components
+from tests.fakes.chassis import NOT_SERVING, SERVING, echoing, free_port, health_of, until
+from tests.fakes.echo import KINDS, SERVICE
+
+WORKER = WorkerSpec(
+    base="fake", components={"fake": f"{components.__name__}:build"}, loader=f"{components.__name__}:load"
+)
+
+
+async def echo(chassis, text: str) -> str:
+    return text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_every_kind_of_rpc_answers_and_is_counted(kind):
+    async with echoing(echo) as (chassis, stub, _):
+        assert await stub.call(kind, "hello", timeout=5) == "hello"
+        types = {
+            "Unary": "unary",
+            "ServerStream": "server_stream",
+            "ClientStream": "client_stream",
+            "Bidi": "bidi_stream",
+        }
+        labels = {"grpc_type": types[kind], "grpc_service": SERVICE, "grpc_method": kind}
+        value = chassis.metrics.value
+        await until(lambda: value(names.GRPC_HANDLED, **labels, grpc_code="OK") == 1.0)
+        assert value(names.GRPC_STARTED, **labels) == 1.0
+        assert value(names.GRPC_RECEIVED, **labels) == 1.0
+        assert value(names.GRPC_SENT, **labels) == (2.0 if kind == "ServerStream" else 1.0)
+        assert value(names.GRPC_SECONDS, **labels) == 1.0
+        assert value(names.IN_FLIGHT) == 0.0
+
+
+async def test_the_metrics_page_shows_go_grpc_prometheus_names():
+    async with echoing(echo) as (chassis, stub, _):
+        await stub.call("Unary", "x", timeout=5)
+        url = f"http://127.0.0.1:{chassis.metrics_port}/metrics"
+        page = await asyncio.to_thread(lambda: urllib.request.urlopen(url).read().decode())
+        assert f'grpc_server_handled_total{{grpc_code="OK",grpc_method="Unary",grpc_service="{SERVICE}"' in page
+        assert "grpc_server_handling_seconds_bucket" in page
+        assert "moontune_ready 1.0" in page
+
+
+async def test_health_and_reflection_name_the_service():
+    async with echoing(echo) as (_, _, channel):
+        for name in ("", "liveness", SERVICE):
+            assert await health_of(channel, name) == SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as unknown:
+            await health_of(channel, "other")
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+
+        async def requests():
+            yield reflection_pb2.ServerReflectionRequest(list_services="")
+
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        async for reply in stub.ServerReflectionInfo(requests(), timeout=5):
+            assert SERVICE in {service.name for service in reply.list_services_response.service}
+
+
+async def test_an_unknown_method_is_unimplemented():
+    async with echoing(echo) as (_, _, channel):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_unary(f"/{SERVICE}/Nothing")(b"", timeout=5)
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_the_callers_request_id_is_kept_and_an_insane_one_is_not():
+    async def request_id(chassis, text: str) -> str:
+        return current_call().request_id
+
+    async with echoing(request_id) as (_, stub, _):
+        assert await stub.call("Unary", "", metadata=(("x-request-id", "abc-1"),), timeout=5) == "abc-1"
+        made = await stub.call("Unary", "", metadata=(("x-request-id", "a b c"),), timeout=5)
+        assert len(made) == 32
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_deadline_and_a_leaving_caller_end_the_handler(kind):
+    begun: list[str] = []
+    ended: list[str] = []
+
+    async def wait(chassis, text: str) -> str:
+        begun.append(text)
+        try:
+            await asyncio.sleep(30)
+        finally:
+            ended.append(text)
+        return text
+
+    async with echoing(wait) as (chassis, stub, _):
+        with pytest.raises(grpc.aio.AioRpcError) as late:
+            await stub.call(kind, "deadline", timeout=0.2)
+        assert late.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        calling = asyncio.create_task(stub.call(kind, "left", timeout=30))
+        await until(lambda: "left" in begun)
+        calling.cancel()
+        await until(lambda: ended == ["deadline", "left"])
+        await until(lambda: chassis.metrics.value(names.IN_FLIGHT) == 0.0)
+
+
+async def test_drain_tells_health_first_then_refuses_and_waits_for_calls_under_way():
+    release = asyncio.Event()
+
+    async def wait(chassis, text: str) -> str:
+        if text == "slow":
+            await release.wait()
+        return text
+
+    stopped: list[bool] = []
+    settings = ServiceSettings(drain_delay_s=0.3, drain_grace_s=10)
+    async with echoing(wait, settings) as (chassis, stub, channel):
+
+        async def stop() -> None:
+            stopped.append(release.is_set())
+
+        chassis.on_stop(stop)
+        slow = asyncio.create_task(stub.call("Unary", "slow", timeout=20))
+        await until(lambda: chassis.metrics.value(names.IN_FLIGHT) == 1.0)
+        draining = asyncio.create_task(chassis.drain())
+        await until(lambda: chassis.draining.is_set())
+        await asyncio.sleep(0.05)
+        assert await health_of(channel) == NOT_SERVING
+        assert await health_of(channel, SERVICE) == NOT_SERVING
+        assert await health_of(channel, "liveness") == SERVING
+        assert await stub.call("Unary", "still taken", timeout=5) == "still taken"
+        await asyncio.sleep(0.4)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await stub.call("Unary", "too late", timeout=5)
+        error = from_rpc_error(refused.value)
+        assert type(error) is Draining
+        assert error.retry_after_s is not None
+        assert not draining.done()
+        release.set()
+        assert await slow == "slow"
+        await asyncio.wait_for(draining, 5)
+        assert stopped == [True]
+
+
+async def test_drain_cuts_off_what_outlasts_the_grace():
+    async def forever(chassis, text: str) -> str:
+        await asyncio.sleep(60)
+        return text
+
+    async with echoing(forever, ServiceSettings(drain_grace_s=0.2)) as (chassis, stub, _):
+        slow = asyncio.create_task(stub.call("Unary", "slow", timeout=20))
+        await until(lambda: chassis.metrics.value(names.IN_FLIGHT) == 1.0)
+        started = time.monotonic()
+        await chassis.drain()
+        assert time.monotonic() - started < 3.0
+        with pytest.raises(grpc.aio.AioRpcError):
+            await slow
+
+
+async def test_a_port_that_is_taken_is_a_clear_error():
+    async with echoing(echo) as (chassis, _, _):
+        with pytest.raises(StartupError, match=f"cannot listen on 127.0.0.1:{chassis.port}"):
+            async with echoing(echo, ServiceSettings(port=chassis.port, metrics_port=0)):
+                pass
+        with pytest.raises(StartupError, match=f"metrics on 127.0.0.1:{chassis.metrics_port}"):
+            async with echoing(echo, ServiceSettings(port=free_port(), metrics_port=chassis.metrics_port)):
+                pass
+
+
+async def work(chassis, text: str) -> str:
+    method, _, argument = text.partition(" ")
+    arguments = {"burn": lambda: (float(argument),), "add": lambda: (1, 2), "wait": lambda: (argument,)}[method]()
+    return str(await chassis.worker.call("fake", method, *arguments))
+
+
+async def test_health_answers_within_100_ms_while_the_worker_burns():
+    async with echoing(work, worker=WORKER) as (chassis, stub, channel):
+        await health_of(channel)
+        burning = asyncio.create_task(stub.call("Unary", "burn 1.5", timeout=20))
+        await until(lambda: chassis.metrics.value(names.IN_FLIGHT) == 1.0)
+        seconds = []
+        while not burning.done():
+            started = time.monotonic()
+            assert await health_of(channel) == SERVING
+            seconds.append(time.monotonic() - started)
+            await asyncio.sleep(0.02)
+        await burning
+        assert len(seconds) > 10
+        assert sorted(seconds)[int(len(seconds) * 0.95)] < 0.1
+
+
+async def test_a_killed_worker_fails_the_call_and_the_next_one_works_on_the_same_port(tmp_path):
+    async with echoing(work, worker=WORKER) as (chassis, stub, channel):
+        await until(lambda: chassis.ready)
+        mark = tmp_path / "mark"
+        pending = asyncio.create_task(stub.call("Unary", f"wait {mark}", timeout=20))
+        await until((tmp_path / "mark.begun").exists)
+        os.kill(chassis.worker.pid, signal.SIGKILL)
+        with pytest.raises(grpc.aio.AioRpcError) as died:
+            await pending
+        assert type(from_rpc_error(died.value)) is WorkerDied
+        assert await health_of(channel, "liveness") == SERVING
+        assert await health_of(channel) == NOT_SERVING
+        assert await stub.call("Unary", "add", timeout=20) == "3"
+
+        async def serving() -> bool:
+            return await health_of(channel) == SERVING
+
+        await until(serving)
+        assert chassis.metrics.value(names.WORKER_RESTARTS) == 1.0
+
+
+async def test_a_callers_leaving_reaches_the_component_through_the_rpc(tmp_path):
+    mark = tmp_path / "mark"
+    async with echoing(work, worker=WORKER) as (_, stub, _):
+        calling = asyncio.create_task(stub.call("Unary", f"wait {mark}", timeout=20))
+        await until((tmp_path / "mark.begun").exists)
+        calling.cancel()
+        await until(mark.exists)
+
+
+async def test_a_failing_build_closes_what_was_opened():
+    async def build(chassis) -> None:
+        raise StartupError("no")
+
+    from moontune.serving.server import ServiceApp
+
+    with pytest.raises(StartupError, match="no"):
+        async with opened([ServiceApp("echo", ServiceSettings(), build)]):
+            pass
+
+
+MAIN = """
+from moontune.serving.server import run
+from moontune.serving.settings import ServiceSettings
+from tests.fakes.echo import EchoServicer, add_to_server
+
+async def build(chassis, settings):
+    async def answer(text):
+        return text
+    chassis.add(add_to_server, EchoServicer(answer))
+
+run("echo", ServiceSettings, build)
+"""
+
+
+def start_main(*flags: str) -> subprocess.Popen:
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": os.getcwd()}
+    return subprocess.Popen(
+        [sys.executable, "-c", MAIN, *flags], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_drains_the_process_and_it_exits_with_0(number):
+    port = free_port()
+    process = start_main("--port", str(port), "--metrics-port", "0", "--internal-token", "hush")
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            await asyncio.wait_for(channel.channel_ready(), 20)
+            assert await health_of(channel) == SERVING
+        process.send_signal(number)
+        _, log = await asyncio.to_thread(process.communicate, timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == 0, log
+    assert '"event": "stopped"' in log
+    assert "hush" not in log
+    assert '"internal_token"' in log
+
+
+def test_a_wrong_setting_ends_the_process_with_a_clear_line():
+    process = start_main("--prot", "1", "--host", "0.0.0.0")
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "unknown flag --prot" in log
+    assert "Traceback" not in log
+    process = start_main("--host", "0.0.0.0", "--port", str(free_port()))
+    _, log = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "insecure=true" in log
+    assert "Traceback" not in log
