@@ -25,6 +25,8 @@ import yaml
 from moontune.data.problems import Problems
 from moontune.errors import InvalidField
 from moontune.values.job import DatasetSource, JobConfig
+from moontune.values.sampling import rollout_defaults
+from moontune.values.skill import Skill
 
 MAX_FILE_BYTES = 1024 * 1024
 
@@ -69,12 +71,16 @@ def _anchored(source: DatasetSource, folder: Path) -> DatasetSource:
 
 
 def _with_shorthand(document: object) -> object:
-    """`reward: NAME` stands for a composite of that one component."""
+    """`reward: NAME` stands for a composite of that one component; sampling settings default by the skill."""
     if not isinstance(document, dict):
         return document
-    entries = cast("dict[str, object]", document)
-    name = entries.get("reward")
-    return {**entries, "reward": {"components": [{"name": name}]}} if isinstance(name, str) else entries
+    entries = dict(cast("dict[str, object]", document))
+    if isinstance(name := entries.get("reward"), str):
+        entries["reward"] = {"components": [{"name": name}]}
+    if (skill := entries.get("skill")) in list(Skill) and isinstance(given := entries.get("sampling", {}), dict):
+        defaults = dataclasses.asdict(rollout_defaults(Skill(cast("str", skill))))
+        entries["sampling"] = {**defaults, **cast("dict[str, object]", given)}
+    return entries
 
 
 def _read(kind: object, value: object, where: str, problems: Problems) -> object:

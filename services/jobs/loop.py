@@ -173,7 +173,7 @@ async def _finish(run: JobRun, finetune: Finetune, held_out: Dataset, turn: Turn
     results = await asyncio.to_thread(_results, run)
     cursor = Cursor(run.job.id, turn.iteration, turn.iteration * run.job.config.groups_per_step)
     checkpoint = await run.peers.save_checkpoint(
-        finetune.id, turn.step, f"{run.job.id}:save:{turn.step}", results, cursor.to_bytes()
+        finetune.id, turn.step, f"{run.job.id}:save:{turn.step}", cursor.to_bytes()
     )
     model = _model(finetune, checkpoint.step)
     short = turn.step < run.job.config.steps

@@ -1,6 +1,6 @@
 """What the loop asks of the other services, in its own words; `client_peers.py` answers through their clients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from moontune.values.finetune import Checkpoint, Finetune, LoraSettings
@@ -33,8 +33,6 @@ class Peers(Protocol):
         """Apply one step, or the stored answer if this request id came before."""
         ...
 
-    async def save_checkpoint(
-        self, finetune_id: str, step: int, request_id: str, metrics: Mapping[str, float], client_state: bytes
-    ) -> Checkpoint:
+    async def save_checkpoint(self, finetune_id: str, step: int, request_id: str, client_state: bytes) -> Checkpoint:
         """Save the finetune's present step; InvalidState or StepMismatch if it is not `step`."""
         ...

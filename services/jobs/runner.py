@@ -18,6 +18,7 @@ from services.jobs.peers import Peers
 from services.jobs.store import JobStore
 
 POLL_S = 0.25
+STOP_S = 20.0
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.5, 15.0
 
 log = get_logger(__name__)
@@ -51,9 +52,12 @@ class JobRunner:
             await asyncio.sleep(POLL_S)
 
     async def stop(self) -> None:
-        """Let every job end the step in flight; the next start carries on."""
+        """Let every job end the step in flight, 20 s at most; the next start carries on."""
         self._stopping = True
-        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        if self._tasks:
+            _, late = await asyncio.wait(self._tasks.values(), timeout=STOP_S)
+            for task in late:
+                task.cancel()
 
     async def _start_waiting(self) -> None:
         self._tasks = {job_id: task for job_id, task in self._tasks.items() if not task.done()}

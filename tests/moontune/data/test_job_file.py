@@ -49,6 +49,7 @@ def test_yaml_and_json_say_the_same(tmp_path: Path):
     assert config.train.path == str(tmp_path / "train.json")
     assert config.held_out.path == "/elsewhere/held.json"
     assert config.reward == RewardSpec((RewardComponent("detect_f1"),))
+    assert config.sampling.max_tokens == 256, "detect's default"
 
 
 def test_a_config_survives_its_document():

@@ -6,7 +6,7 @@ resuming is proved against the contract that the real services keep, and nothing
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -122,13 +122,11 @@ class ToyPeers:
         self._maybe_fail("after train_step")
         return result
 
-    async def save_checkpoint(
-        self, finetune_id: str, step: int, request_id: str, metrics: Mapping[str, float], client_state: bytes
-    ) -> Checkpoint:
+    async def save_checkpoint(self, finetune_id: str, step: int, request_id: str, client_state: bytes) -> Checkpoint:
         self._maybe_fail("save_checkpoint")
         assert self.finetunes[finetune_id].step == step
         self.saved.append((finetune_id, step))
-        return Checkpoint(str(ULID()), finetune_id, step, f"sha256:a{step}", 10, NOW, None, metrics)
+        return Checkpoint(str(ULID()), finetune_id, step, f"sha256:a{step}", 10, NOW)
 
 
 def dataset(folder: Path, name: str, count: int, shade: int) -> DatasetSource:

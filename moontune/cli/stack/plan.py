@@ -1,0 +1,127 @@
+"""What `moontune up` starts: every service's port, environment and process, from a few options."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from moontune.cli.stack.process import Listener, ProcessSpec
+from moontune.errors import InvalidField
+
+SERVICES = ("rollout", "reward", "trainer", "inference", "jobs", "gateway")
+"""In the order of their start: each calls only those to its left, but rollout and inference, which read the trainer."""
+
+WITH_MODEL = ("rollout", "trainer", "inference")
+PORT_OFFSETS: Mapping[str, int] = {"rollout": 1, "reward": 2, "trainer": 3, "inference": 4, "jobs": 5}
+CALLS: Mapping[str, tuple[str, ...]] = {
+    "rollout": ("trainer", "reward"),
+    "reward": (),
+    "trainer": (),
+    "inference": ("trainer",),
+    "jobs": ("rollout", "reward", "trainer"),
+    "gateway": ("rollout", "reward", "trainer", "inference", "jobs"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StackOptions:
+    """The options of `moontune up`.
+
+    data_dir: absolute. colocate: services with a model that share one process. without: services left down.
+    root: the folder that `python -m services...` runs in.
+    """
+
+    base: str
+    data_dir: Path
+    root: Path
+    gateway_port: int = 8080
+    port_base: int = 7050
+    colocate: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+    internal_token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
+
+    def validate(self) -> None:
+        """Raise InvalidField for names and ports that cannot be."""
+        for name in ("colocate", "without"):
+            allowed = WITH_MODEL if name == "colocate" else SERVICES
+            if unknown := sorted(set(getattr(self, name)) - set(allowed)):
+                raise InvalidField.of(name, ",".join(unknown), ", ".join(allowed))
+        if both := sorted(set(self.colocate) & set(self.without)):
+            raise InvalidField.of("without", ",".join(both), "services that are not in --colocate")
+        if not 1 <= self.gateway_port <= 64535:
+            raise InvalidField.of("gateway_port", self.gateway_port, "1 to 64535 (metrics are 1000 above)")
+        if not 1 <= self.port_base <= 64530:
+            raise InvalidField.of("port_base", self.port_base, "1 to 64530 (metrics are 1000 above)")
+
+    def port(self, service: str) -> int:
+        """Where a service listens."""
+        return self.gateway_port if service == "gateway" else self.port_base + PORT_OFFSETS[service]
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Those that are started, in order."""
+        return tuple(service for service in SERVICES if service not in self.without)
+
+
+def plan(options: StackOptions) -> list[ProcessSpec]:
+    """The processes, those that others call first; colocated services are one process."""
+    specs: list[ProcessSpec] = []
+    together = tuple(service for service in SERVICES if service in options.colocate)
+    for service in options.services:
+        if service in together:
+            if service == together[0]:
+                specs.append(
+                    _spec(options, "+".join(together), together, ("services", "--colocate", ",".join(together)))
+                )
+        else:
+            specs.append(_spec(options, service, (service,), (f"services.{service}",)))
+    return specs
+
+
+def listeners(options: StackOptions) -> list[Listener]:
+    """Every port that something listens on."""
+    return [Listener(service, options.port(service), service == "gateway") for service in options.services]
+
+
+def _spec(options: StackOptions, name: str, services: tuple[str, ...], module: tuple[str, ...]) -> ProcessSpec:
+    environment: dict[str, str] = {"PYTHONUNBUFFERED": "1"}
+    for service in services:
+        environment |= environment_of(options, service)
+    return ProcessSpec(
+        name=name,
+        arguments=("-m", *module),
+        listeners=tuple(listener for listener in listeners(options) if listener.service in services),
+        log=options.data_dir / "logs" / f"{name}.log",
+        folder=options.root,
+        environment=environment,
+    )
+
+
+def environment_of(options: StackOptions, service: str) -> dict[str, str]:
+    """The settings of one service as environment names."""
+    data = options.data_dir
+    settings = {
+        "port": str(options.port(service)),
+        "internal_token": options.internal_token,
+        "keys_database": f"sqlite:///{data / 'gateway.db'}",
+    }
+    settings |= {f"{peer}_address": f"127.0.0.1:{options.port(peer)}" for peer in CALLS[service]}
+    if service in WITH_MODEL:
+        settings |= {"base": options.base}
+    settings |= _storage(service, data)
+    return {f"MOONTUNE_{service.upper()}_{name.upper()}": value for name, value in settings.items()}
+
+
+def _storage(service: str, data: Path) -> dict[str, str]:
+    """Where a service keeps what it keeps, below the data folder."""
+    match service:
+        case "trainer":
+            return {"data_dir": str(data)}
+        case "inference":
+            return {"checkpoints": str(data / "checkpoints")}
+        case "jobs":
+            return {"database": f"sqlite:///{data / 'jobs.db'}", "data_dir": str(data / "jobs")}
+        case "gateway":
+            return {"database": f"sqlite:///{data / 'gateway.db'}"}
+        case _:
+            return {}
