@@ -51,7 +51,7 @@ class Losses:
         return self.language + self.go + 0.5 * self.coord + 0.35 * self.size + dense_weight * self.dense
 
 
-def hidden_of(model: Moondream, rows: Rows, image_BPD: Tensor) -> Tensor:
+def hidden_of(model: Moondream, rows: Rows, image_BPD: Tensor, *, bf16: bool = False) -> Tensor:
     """Hidden states [B, T, D] behind the prefix."""
     batch = image_BPD.shape[0]
     bos_B1 = torch.full((batch, 1), model.config.tokenizer.bos_id)
@@ -60,16 +60,31 @@ def hidden_of(model: Moondream, rows: Rows, image_BPD: Tensor) -> Tensor:
     text_BTD = text_BTD.index_put(coords.nonzero(as_tuple=True), model.embed_coords(rows.coords_BT[coords]))
     text_BTD = text_BTD.index_put(sizes.nonzero(as_tuple=True), model.embed_sizes(rows.sizes_BT2[sizes]))
     row_BSD = torch.cat((model.embed_tokens(bos_B1), image_BPD, text_BTD), 1)
-    return model.hidden(row_BSD, rows.positions_BS, rows.mask_BSS)[:, 1 + image_BPD.shape[1] :]
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        hidden_BSD = model.hidden(row_BSD, rows.positions_BS, rows.mask_BSS)
+    return hidden_BSD[:, 1 + image_BPD.shape[1] :].float()
 
 
 def losses(
-    model: Moondream, dense: DenseHead, crops_NCHW: Tensor, rows: Rows, targets: DenseTargets, sigma_bins: float
+    model: Moondream,
+    dense: DenseHead,
+    crops_NCHW: Tensor,
+    rows: Rows,
+    targets: DenseTargets,
+    sigma_bins: float,
+    *,
+    bf16: bool,
 ) -> Losses:
-    """All parts. sigma_bins: width of the Gaussian around the right coordinate bin; sizes take 1.4 of it."""
-    features = model.encode_crops(crops_NCHW)
-    image_BPD = model.project(features, features)
-    hidden_BTD = hidden_of(model, rows, image_BPD)
+    """All parts. sigma_bins: width of the Gaussian around the right coordinate bin; sizes take 1.4 of it.
+
+    bf16: the transformers' matrix products run in bf16 (a third faster where the CPU has avx512_bf16); region head
+    and language head stay fp32, coordinates need it.
+    """
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        features = model.encode_crops(crops_NCHW)
+        image_BPD = model.project(features, features)
+    image_BPD = image_BPD.float()
+    hidden_BTD = hidden_of(model, rows, image_BPD, bf16=bf16)
     go = rows.go_targets_BT != NONE
     coord, size = rows.coord_targets_BT != NONE, rows.size_targets_BT2[..., 0] != NONE
     return Losses(

@@ -14,6 +14,7 @@ from numpy.random import Generator
 from tokenizers import Tokenizer as FileTokenizer
 from torch import Tensor, distributed
 
+from moontune.model.config import MoondreamConfig
 from moontune.model.moondream import Moondream, normalise
 from moontune.model.tokenizer import Tokenizer
 from tools.tiny_base.architecture import save_base, tiny_config
@@ -21,8 +22,9 @@ from tools.tiny_base.dataset import Scenes, load_or_draw
 from tools.tiny_base.initialise import initialise
 from tools.tiny_base.losses import DenseHead, DenseTargets, Losses, losses
 from tools.tiny_base.optimisers import Optimisers
-from tools.tiny_base.packing import Rows, pack, segment
+from tools.tiny_base.packing import Rows, Segment, pack, segment
 from tools.tiny_base.questions import ask
+from tools.tiny_base.scenes import Scene
 from tools.tiny_base.tokenizer import make_tokenizer
 
 
@@ -31,7 +33,8 @@ class Plan:
     """One pre-training run.
 
     limit_s: seconds of training; the schedules follow the elapsed share of it. steps: if given, they decide instead,
-    and a run repeats exactly. images: per process and step. questions: per image. save_every_s: snapshots.
+    and a run repeats exactly. images: per process and step. row_tokens: of questions
+    about one image, see fill_row. save_every_s: snapshots. bf16: the body computes in bf16, see losses.
     """
 
     out: Path
@@ -41,12 +44,13 @@ class Plan:
     scenes: int
     processes: int = 2
     images: int = 32
-    questions: int = 6
+    row_tokens: int = 80
     seed: int = 0
     vision_dim: int = 128
     text_dim: int = 128
     layers: tuple[int, int] = (4, 4)
-    save_every_s: float = 240.0
+    save_every_s: float = 180.0
+    bf16: bool = True
 
     def progress(self, step: int, elapsed_s: float) -> float:
         """How much of the run is over, 0..1."""
@@ -105,7 +109,7 @@ class _Trainer:
     def step(self, step: int, progress: float) -> Losses:
         """One update from this process's batch and the others'."""
         crops, rows, targets = make_batch(self.scenes, self.model, self.tokenizer, self.plan, self.rng)
-        parts = losses(self.model, self.dense, crops, rows, targets, sigma_bins(progress))
+        parts = losses(self.model, self.dense, crops, rows, targets, sigma_bins(progress), bf16=self.plan.bf16)
         for parameter in self.parameters:
             parameter.grad = None
         parts.total(0.5 if progress < 0.6 else 0.3).backward()
@@ -130,15 +134,29 @@ def make_batch(
     """Random scenes with random questions: crops, rows, dense labels."""
     chosen = np.sort(rng.integers(len(scenes.scenes), size=plan.images))
     pixels = torch.from_numpy(np.asarray(scenes.pixels[chosen]))
-    rows = [
-        [segment(ask(scenes.scenes[i], rng), model.config, tokenizer) for _ in range(plan.questions)] for i in chosen
-    ]
+    rows = [fill_row(scenes.scenes[i], model.config, tokenizer, plan.row_tokens, rng) for i in chosen]
     targets = DenseTargets(
         torch.from_numpy(scenes.classes[chosen].astype(np.int64)),
         torch.from_numpy(scenes.colours[chosen].astype(np.int64)),
         torch.from_numpy(scenes.boxes[chosen].astype(np.float32)),
     )
     return _varied(normalise(pixels), rng), pack(rows, model.config.prefix_length), targets
+
+
+def fill_row(
+    scene: Scene, config: MoondreamConfig, tokenizer: Tokenizer, row_tokens: int, rng: Generator
+) -> list[Segment]:
+    """As many questions as fit into row_tokens: rows of nearly one length waste little on padding."""
+    row: list[Segment] = []
+    room, misfits = row_tokens, 0
+    while misfits < 2:
+        part = segment(ask(scene, rng), config, tokenizer)
+        if len(part.ids) <= room:
+            row.append(part)
+            room -= len(part.ids)
+        else:
+            misfits += 1
+    return row
 
 
 def _varied(crops_NCHW: Tensor, rng: Generator) -> Tensor:

@@ -24,9 +24,10 @@ _BATCH = 50
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """value in 0..1: pooled F1 (detect at IoU 0.5, point in box) or the share of right answers; n questions.
+    """How one sort of question went.
 
-    strict: detect's pooled F1 at IoU 0.75, None for the others.
+    value: pooled F1 (detect at IoU 0.5, point in box) or the share of right answers (queries, absent objects), 0..1.
+    n: questions. strict: detect's pooled F1 at IoU 0.75, None for the others.
     """
 
     value: float
@@ -43,7 +44,7 @@ def score_base(folder: Path, scenes: int, seed: int = 0) -> dict[str, Score]:
     answerer = Answerer(base.module, base.tokenizer)
     marks: dict[str, list[_Mark]] = defaultdict(list)
     for start in range(0, scenes, _BATCH):
-        drawn = [draw_scene(FIRST_SEED + 1000 * seed + index) for index in range(start, min(scenes, start + _BATCH))]
+        drawn = [draw_scene(FIRST_SEED + 100_000 * seed + index) for index in range(start, min(scenes, start + _BATCH))]
         images = answerer.encode(torch.from_numpy(np.stack([picture for picture, _ in drawn])))
         rng = np.random.default_rng([seed, start])
         rows = [(row, question) for row, (_, scene) in enumerate(drawn) for question in _one_each(scene, rng)]
@@ -53,7 +54,7 @@ def score_base(folder: Path, scenes: int, seed: int = 0) -> dict[str, Score]:
             for question, answer in zip(questions, answers, strict=True):
                 for name in _names(question):
                     marks[name].append(_mark(question, answer))
-    return {name: _score(each) for name, each in sorted(marks.items())}
+    return {name: _score(name, each) for name, each in sorted(marks.items())}
 
 
 def as_table(scores: Mapping[str, Score]) -> str:
@@ -119,9 +120,11 @@ def _mark(question: Question, answer: Answer) -> _Mark:
     return _Mark(right=is_exact_match(answer.text, [question.answer]))
 
 
-def _score(marks: Sequence[_Mark]) -> Score:
+def _score(name: str, marks: Sequence[_Mark]) -> Score:
     counts = [mark.counts for mark in marks if mark.counts is not None]
     if not counts:
         return Score(sum(mark.right for mark in marks) / len(marks), len(marks))
+    if name.endswith(": absent"):  # F1 is 0 or undefined where nothing is to be found; right is to say so
+        return Score(sum(count.predicted == 0 for count in counts) / len(counts), len(counts))
     strict = [mark.strict for mark in marks if mark.strict is not None]
     return Score(f1(counts), len(marks), f1(strict) if strict else None)
