@@ -3,6 +3,7 @@
 A sync client names each async method once, and gets its signature from it:
 
     class SyncJobClient(SyncClient[JobClient]):
+        client_class = JobClient
         get_job = Blocking(JobClient.get_job)
         watch_job = BlockingStream(JobClient.watch_job)
 
@@ -13,29 +14,34 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, Self, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar
+
+from moontune.clients.credentials import Credentials
+from moontune.clients.retry import RetryPolicy
+from moontune.clients.service_client import ServiceClient
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Closeable(Protocol):
-    """An async client."""
-
-    async def close(self) -> None:
-        """Close its channel."""
-        ...
-
-
-C = TypeVar("C", bound=Closeable)
+C = TypeVar("C", bound=ServiceClient)
 
 
 class SyncClient(Generic[C]):
     """Calls an async client from ordinary code. Use it in a `with`, or call `close`."""
 
-    def __init__(self, client: C) -> None:
-        """Take over `client`, which no event loop has used yet."""
-        self.client = client
+    client_class: type[C]
+
+    def __init__(
+        self,
+        address: str,
+        credentials: Credentials | None = None,
+        *,
+        deadline_s: float | None = None,
+        retry: RetryPolicy | None = None,
+    ) -> None:
+        """Connect on the first call; the arguments are those of `ServiceClient`."""
+        self.client = self.client_class(address, credentials, deadline_s=deadline_s, retry=retry)
         self._loop = _LOOP.acquire()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:

@@ -5,7 +5,7 @@ The channel is made on the first call, in the event loop of that call, and belon
 
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import grpc
@@ -100,13 +100,18 @@ class Connection:
         return await self._target.retry.run(_mapped(attempt), deadline, _name(method))
 
     async def stream(
-        self, open_call: Callable[[float, grpc.aio.Metadata], AsyncIterable[Response]], deadline_s: float | None = None
+        self,
+        open_call: Callable[[float, grpc.aio.Metadata], AsyncIterable[Response]],
+        deadline_s: float | None = None,
+        *,
+        attempts: int | None = None,
     ) -> AsyncGenerator[Response, None]:
         """Messages back as they come; retried only until the first one has come.
 
         Args:
             open_call: `lambda timeout_s, metadata: method(request, timeout=timeout_s, metadata=metadata)`.
             deadline_s: of the whole stream.
+            attempts: instead of the policy's; 1 where the caller's own messages cannot be sent twice.
         """
         deadline = self._deadline(deadline_s)
 
@@ -121,7 +126,10 @@ class Connection:
                 _cancel(call)
                 raise
 
-        call, messages, head = await self._target.retry.run(_mapped(begin), deadline, "stream")
+        policy = self._target.retry
+        if attempts is not None:
+            policy = replace(policy, attempts=attempts)
+        call, messages, head = await policy.run(_mapped(begin), deadline, "stream")
         try:
             for message in head:
                 yield message

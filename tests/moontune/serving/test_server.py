@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import grpc
 import pytest
@@ -258,7 +259,7 @@ run("echo", ServiceSettings, build)
 
 
 def start_main(*flags: str) -> subprocess.Popen:
-    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": os.getcwd()}
+    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd())}
     return subprocess.Popen(
         [sys.executable, "-c", MAIN, *flags], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
