@@ -3,11 +3,12 @@
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import grpc
 
 from moontune.api.inference.v1 import inference_service_pb2 as pb
-from moontune.api.inference.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub, InferenceServiceStub
+from moontune.api.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from moontune.clients.request_ids import new_request_id
 from moontune.clients.service_client import ServiceClient
 from moontune.values.adapter import AdapterStatus
@@ -21,12 +22,15 @@ from moontune.wire.answer import EventMessage, answer_from_proto, event_from_pro
 from moontune.wire.checks import each
 from moontune.wire.model_info import model_info_from_proto
 
+if TYPE_CHECKING:  # these classes exist in the stubs only
+    from moontune.api.inference.v1.inference_service_pb2_grpc import InferenceServiceAsyncStub
+
 
 class InferenceClient(ServiceClient):
     """Async client of InferenceService."""
 
     @property
-    def _stub(self) -> InferenceServiceAsyncStub:
+    def _stub(self) -> "InferenceServiceAsyncStub":
         return InferenceServiceStub(self._connection.channel)
 
     async def answer(self, order: InferenceRequest, *, deadline_s: float | None = None) -> InferenceResult:

@@ -5,10 +5,11 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moontune.api.jobs.v1 import dataset_service_pb2, job_pb2, job_service_pb2
-from moontune.api.jobs.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub, DatasetServiceStub
-from moontune.api.jobs.v1.job_service_pb2_grpc import JobServiceAsyncStub, JobServiceStub
+from moontune.api.jobs.v1.dataset_service_pb2_grpc import DatasetServiceStub
+from moontune.api.jobs.v1.job_service_pb2_grpc import JobServiceStub
 from moontune.clients.request_ids import new_request_id
 from moontune.clients.service_client import ServiceClient
 from moontune.values.adapter import CHUNK_BYTES
@@ -25,6 +26,10 @@ from moontune.wire.job import (
     preset_from_proto,
 )
 
+if TYPE_CHECKING:  # these classes exist in the stubs only
+    from moontune.api.jobs.v1.dataset_service_pb2_grpc import DatasetServiceAsyncStub
+    from moontune.api.jobs.v1.job_service_pb2_grpc import JobServiceAsyncStub
+
 WATCH_DEADLINE_S = 24 * 3600.0
 UPLOAD_DEADLINE_S = 3600.0
 
@@ -33,7 +38,7 @@ class JobClient(ServiceClient):
     """Async client of JobService."""
 
     @property
-    def _stub(self) -> JobServiceAsyncStub:
+    def _stub(self) -> "JobServiceAsyncStub":
         return JobServiceStub(self._connection.channel)
 
     async def create_job(
@@ -105,7 +110,7 @@ class DatasetClient(ServiceClient):
     """Async client of DatasetService (same address as JobService)."""
 
     @property
-    def _stub(self) -> DatasetServiceAsyncStub:
+    def _stub(self) -> "DatasetServiceAsyncStub":
         return DatasetServiceStub(self._connection.channel)
 
     async def upload(

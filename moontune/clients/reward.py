@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from moontune.api.reward.v1 import reward_service_pb2 as pb
-from moontune.api.reward.v1.reward_service_pb2_grpc import RewardServiceAsyncStub, RewardServiceStub
+from moontune.api.reward.v1.reward_service_pb2_grpc import RewardServiceStub
 from moontune.clients.request_ids import new_request_id
 from moontune.clients.service_client import ServiceClient
 from moontune.values.page import Page
@@ -24,6 +25,9 @@ from moontune.wire.reward_definition import reward_definition_to_proto
 from moontune.wire.reward_report import reward_report_from_proto, sample_group_to_proto
 from moontune.wire.sandbox import sandbox_status_from_proto
 
+if TYPE_CHECKING:  # these classes exist in the stubs only
+    from moontune.api.reward.v1.reward_service_pb2_grpc import RewardServiceAsyncStub
+
 
 class RewardClient(ServiceClient):
     """Async client of RewardService. Images go by digest only: rewards read answers, not pixels."""
@@ -31,7 +35,7 @@ class RewardClient(ServiceClient):
     default_deadline_s = 120.0
 
     @property
-    def _stub(self) -> RewardServiceAsyncStub:
+    def _stub(self) -> "RewardServiceAsyncStub":
         return RewardServiceStub(self._connection.channel)
 
     async def score(

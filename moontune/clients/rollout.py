@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from moontune.api.rollout.v1 import rollout_service_pb2 as pb
-from moontune.api.rollout.v1.rollout_service_pb2_grpc import RolloutServiceAsyncStub, RolloutServiceStub
+from moontune.api.rollout.v1.rollout_service_pb2_grpc import RolloutServiceStub
 from moontune.clients.service_client import ServiceClient
 from moontune.errors import MoontuneError
 from moontune.values.engine import EngineStatus
@@ -18,6 +19,9 @@ from moontune.wire.item_error import item_error_from_proto
 from moontune.wire.rollout import rollout_group_from_proto
 from moontune.wire.rollout_order import rollout_order_to_proto
 
+if TYPE_CHECKING:  # these classes exist in the stubs only
+    from moontune.api.rollout.v1.rollout_service_pb2_grpc import RolloutServiceAsyncStub
+
 TaggedOrders = AsyncIterable[tuple[str, RolloutOrder]] | Iterable[tuple[str, RolloutOrder]]
 
 
@@ -27,7 +31,7 @@ class RolloutClient(ServiceClient):
     default_deadline_s = 300.0
 
     @property
-    def _stub(self) -> RolloutServiceAsyncStub:
+    def _stub(self) -> "RolloutServiceAsyncStub":
         return RolloutServiceStub(self._connection.channel)
 
     async def generate(self, order: RolloutOrder, *, deadline_s: float | None = None) -> RolloutGroup:

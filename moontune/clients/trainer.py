@@ -4,9 +4,10 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from moontune.api.trainer.v1 import trainer_service_pb2 as pb
-from moontune.api.trainer.v1.trainer_service_pb2_grpc import TrainerServiceAsyncStub, TrainerServiceStub
+from moontune.api.trainer.v1.trainer_service_pb2_grpc import TrainerServiceStub
 from moontune.checkpoints.digest import ADAPTER_FILES, adapter_digest
 from moontune.clients.adapter_files import FolderReceiver, folder_chunks
 from moontune.clients.request_ids import new_request_id
@@ -34,6 +35,9 @@ from moontune.wire.metric import metric_point_from_proto, metric_point_to_proto
 from moontune.wire.moments import duration_to_proto
 from moontune.wire.training import train_result_from_proto, train_step_to_messages
 
+if TYPE_CHECKING:  # these classes exist in the stubs only
+    from moontune.api.trainer.v1.trainer_service_pb2_grpc import TrainerServiceAsyncStub
+
 WATCH_DEADLINE_S = 24 * 3600.0
 
 
@@ -43,7 +47,7 @@ class TrainerClient(ServiceClient):
     default_deadline_s = 600.0
 
     @property
-    def _stub(self) -> TrainerServiceAsyncStub:
+    def _stub(self) -> "TrainerServiceAsyncStub":
         return TrainerServiceStub(self._connection.channel)
 
     async def create_finetune(self, new: NewFinetune, *, deadline_s: float | None = None) -> Finetune:
