@@ -12,8 +12,11 @@ from moontune.checkpoints.digest import ADAPTER_FILES, adapter_digest_of
 from moontune.engine.order import AdapterRef
 from moontune.errors import CheckpointCorrupt
 
-Fetch = Callable[[Path], Awaitable[None]]
-"""Writes an adapter's two files into an empty folder."""
+Fetch = Callable[[Path], Awaitable[str]]
+"""Writes an adapter's two files into an empty folder and returns the digest that was announced for them."""
+
+MOST_VERSIONS = 65536
+"""Versions whose digest is remembered; a forgotten one is fetched again."""
 
 
 class AdapterFolders:
@@ -27,39 +30,49 @@ class AdapterFolders:
         self._root = root
         self._budget_bytes = budget_bytes
         self._held: OrderedDict[str, int] = OrderedDict()
+        self._digests: dict[str, str] = {}
         self._fetching: dict[str, asyncio.Lock] = {}
 
-    async def get(self, digest: str, fetch: Fetch) -> AdapterRef:
-        """The adapter of this digest, fetched if it is not here; callers that want the same one wait for one fetch.
+    async def get(self, version: str, fetch: Fetch) -> AdapterRef:
+        """The adapter of a version, fetched if it is not here; callers that want the same one wait for one fetch.
 
+        version: any name of immutable weights, `<finetune_id>@<step>` say.
         Raises CheckpointCorrupt when what was fetched has another digest, and what `fetch` raises.
         """
-        folder = self._root / digest.replace(":", "-")
-        async with self._fetching.setdefault(digest, asyncio.Lock()):
-            if digest not in self._held:
-                if not await asyncio.to_thread(_holds, folder, digest):
-                    await self._bring(digest, folder, fetch)
-                self._held[digest] = await asyncio.to_thread(_size, folder)
+        async with self._fetching.setdefault(version, asyncio.Lock()):
+            digest = self._digests.get(version)
+            if digest is None or digest not in self._held:
+                digest = await self._bring(digest, fetch)
+                if len(self._digests) >= MOST_VERSIONS:
+                    self._digests.clear()
+                self._digests[version] = digest
             self._held.move_to_end(digest)
-        self._fetching.pop(digest, None)
+        self._fetching.pop(version, None)
         await asyncio.to_thread(self._make_room)
-        return AdapterRef(digest, str(folder))
+        return AdapterRef(digest, str(self._folder(digest)))
 
-    async def _bring(self, digest: str, folder: Path, fetch: Fetch) -> None:
-        partial = self._root / f".{ULID()}.partial"
-        await asyncio.to_thread(partial.mkdir, parents=True)
-        try:
-            await fetch(partial)
-            if not await asyncio.to_thread(_holds, partial, digest):
-                raise CheckpointCorrupt(f"the files that arrived for the adapter {digest} have another digest")
-            await asyncio.to_thread(_move, partial, folder)
-        finally:
-            await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+    async def _bring(self, digest: str | None, fetch: Fetch) -> str:
+        if digest is None or not await asyncio.to_thread(_holds, self._folder(digest), digest):
+            partial = self._root / f".{ULID()}.partial"
+            await asyncio.to_thread(partial.mkdir, parents=True)
+            try:
+                announced = await fetch(partial)
+                if digest not in (None, announced) or not await asyncio.to_thread(_holds, partial, announced):
+                    raise CheckpointCorrupt(f"the files that arrived for the adapter {announced} have another digest")
+                await asyncio.to_thread(_move, partial, self._folder(announced))
+                digest = announced
+            finally:
+                await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
+        self._held[digest] = await asyncio.to_thread(_size, self._folder(digest))
+        return digest
+
+    def _folder(self, digest: str) -> Path:
+        return self._root / digest.replace(":", "-")
 
     def _make_room(self) -> None:
         while sum(self._held.values()) > self._budget_bytes and len(self._held) > 1:
             oldest, _ = self._held.popitem(last=False)
-            shutil.rmtree(self._root / oldest.replace(":", "-"), ignore_errors=True)
+            shutil.rmtree(self._folder(oldest), ignore_errors=True)
 
 
 def _holds(folder: Path, digest: str) -> bool:

@@ -22,6 +22,7 @@ class AdapterSlots:
         self._adapters = Adapters(module)
         self._budget_bytes = budget_bytes
         self._resident: OrderedDict[str, int] = OrderedDict()
+        self._pinned: set[str] = set()
         self._hits = self._misses = self._evictions = 0
 
     def activate(self, ref: AdapterRef | None) -> None:
@@ -46,12 +47,22 @@ class AdapterSlots:
             return ""
         return ref.digest
 
+    def pin(self, digest: str) -> None:
+        """Keep a resident adapter from eviction until it is unloaded; pinned ones may exceed the budget."""
+        self._pinned.add(digest)
+
     def unload(self, digest: str) -> bool:
         """Forget an adapter; False when it was not resident."""
+        self._pinned.discard(digest)
         if self._resident.pop(digest, None) is None:
             return False
         self._adapters.remove(_name(digest))
         return True
+
+    @property
+    def pinned(self) -> frozenset[str]:
+        """Digests that are kept from eviction."""
+        return frozenset(self._pinned)
 
     @property
     def resident(self) -> Mapping[str, int]:
@@ -70,10 +81,13 @@ class AdapterSlots:
         self._adapters.load(name, Path(ref.path))
         parameters = self._adapters.parameters(name).values()
         self._resident[ref.digest] = sum(each.numel() * each.element_size() for each in parameters)
-        while sum(self._resident.values()) > self._budget_bytes and len(self._resident) > 1:
-            oldest, _ = self._resident.popitem(last=False)
-            self._adapters.remove(_name(oldest))
-            self._evictions += 1
+        for digest in list(self._resident):
+            if sum(self._resident.values()) <= self._budget_bytes:
+                return
+            if digest != ref.digest and digest not in self._pinned:
+                del self._resident[digest]
+                self._adapters.remove(_name(digest))
+                self._evictions += 1
 
 
 def _name(digest: str) -> str:

@@ -17,7 +17,7 @@ from moontune.engine.batch import Batch
 from moontune.engine.callers import Callers, gave_up
 from moontune.engine.features import ImageFeatures
 from moontune.engine.noise import Noise
-from moontune.engine.order import CallContext, Generation, GenerationOrder
+from moontune.engine.order import AdapterRef, CallContext, Generation, GenerationOrder
 from moontune.engine.plan import PlannedOrder, collect_images, plan_all
 from moontune.engine.rows import Rows
 from moontune.engine.scheduler import Entry, Scheduler
@@ -77,9 +77,21 @@ class Engine:
                 self._run_batch(self._gather())
         return [entry.result() for entry in entries]
 
+    def load(self, _context: CallContext | None, adapter: AdapterRef, pinned: bool = False) -> None:
+        """Make an adapter resident ahead of its first order, after the batch under way."""
+        with self._turn:
+            self._adapters.activate(adapter)
+            if pinned:
+                self._adapters.pin(adapter.digest)
+
+    def unload(self, _context: CallContext | None, digest: str) -> bool:
+        """Let go of an adapter, after the batch under way; False when it was not resident. A later order reloads it."""
+        with self._turn:
+            return self._adapters.unload(digest)
+
     def status(self, _context: CallContext | None = None) -> EngineStatus:
         """What is going on; never waits for the model."""
-        resident = self._adapters.resident
+        resident, pinned = self._adapters.resident, self._adapters.pinned
         return EngineStatus(
             base=self._base.name,
             base_digest=self._base.digest,
@@ -93,6 +105,7 @@ class Engine:
                     PolicyVersion(self._base.name, self._base.digest, adapter_digest=digest),
                     AdapterState.DEVICE,
                     size_bytes,
+                    pinned=digest in pinned,
                 )
                 for digest, size_bytes in resident.items()
             ),

@@ -1,0 +1,146 @@
+"""From a model string to a saved step's exact weights, by the checkpoint store alone: a dead trainer stops nothing."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from moontune.checkpoints import CheckpointStore, Manifest
+from moontune.engine.adapter_folders import AdapterFolders
+from moontune.engine.naming import read_model
+from moontune.engine.order import AdapterRef
+from moontune.errors import CheckpointNotFound, InvalidField, Unavailable, WrongBase
+from moontune.values.inference import ModelInfo
+from moontune.values.model_ref import ModelRef, PolicyVersion
+from moontune.values.skill import Skill
+
+MOST_CHECKED = 65536
+"""Manifests remembered between two looks at the store."""
+
+
+class Worker(Protocol):
+    """The part of the model worker that is needed."""
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """Name and digest of the base; empty while it loads."""
+        ...
+
+
+class Models:
+    """Resolves model strings and lists what can be named."""
+
+    def __init__(
+        self,
+        store: CheckpointStore,
+        folders: AdapterFolders,
+        worker: Worker,
+        aliases: tuple[str, ...],
+        recheck_s: float,
+    ) -> None:
+        """aliases: names that mean the process's base. recheck_s: how long a manifest read is believed to be there."""
+        self._store, self._folders, self._worker, self._aliases = store, folders, worker, aliases
+        self._recheck_s = recheck_s
+        self._checked: dict[tuple[str, int], tuple[Manifest, float]] = {}
+
+    @property
+    def base(self) -> PolicyVersion:
+        """The bare base; raises Unavailable while it loads."""
+        facts = self._worker.facts
+        if not facts:
+            raise Unavailable("the base model is still loading", retry_after_s=1.0)
+        return PolicyVersion(facts["name"], facts["digest"])
+
+    async def resolve(self, model: str, organisation: str, field: str) -> tuple[PolicyVersion, AdapterRef | None]:
+        """The weights that a model string names for this organisation.
+
+        Raises:
+            InvalidField, ModelNotFound: the string. CheckpointNotFound: no such saved step of this organisation.
+            WrongBase: the finetune is on another base. CheckpointCorrupt: a stored file is not what it should be.
+        """
+        policy = self.policy(await self.manifest(model, organisation, field))
+        if not policy.finetune_id:
+            return policy, None
+
+        async def fetch(folder: Path) -> str:
+            found = await asyncio.to_thread(self._store.fetch_adapter, policy.finetune_id, policy.step, folder)
+            return found.adapter_digest
+
+        # Named by content: two steps with the same files share them, and a name never means other weights.
+        return policy, await self._folders.get(policy.adapter_digest, fetch)
+
+    async def manifest(self, model: str, organisation: str, field: str) -> Manifest | None:
+        """The manifest of the saved step that a model string names; None for the bare base."""
+        ref = read_model(model, self.base.base, self._aliases, field)
+        if ref.finetune_id is None or ref.step is None:
+            return None
+        manifest = await self._read(ref.finetune_id, ref.step)
+        if manifest is None or manifest.organisation != organisation:
+            raise await self._not_found(ref, organisation)
+        if manifest.base_digest != self.base.base_digest:
+            raise WrongBase(
+                f"finetune {ref.finetune_id} is on base {manifest.base} ({manifest.base_digest}); this process serves "
+                f"{self.base.base} ({self.base.base_digest})",
+                metadata={"finetune_id": ref.finetune_id, "base": manifest.base},
+            )
+        return manifest
+
+    def policy(self, manifest: Manifest | None) -> PolicyVersion:
+        """The version that a manifest describes; the base for None."""
+        base = self.base
+        if manifest is None:
+            return base
+        return PolicyVersion(base.base, base.base_digest, manifest.finetune_id, manifest.step, manifest.adapter_digest)
+
+    async def named(self, organisation: str) -> list[ModelInfo]:
+        """The base, then the organisation's saved steps on it, newest first."""
+        manifests = await asyncio.to_thread(self._all)
+        own = [each for each in manifests if (each.organisation, each.base_digest) == (organisation, self._digest())]
+        own.sort(key=lambda each: (each.created_at, each.finetune_id, each.step), reverse=True)
+        skills = (Skill.QUERY, Skill.POINT, Skill.DETECT)
+        saved = [
+            ModelInfo(f"{self.base.base}/{each.finetune_id}@{each.step}", self.policy(each), skills, each.created_at)
+            for each in own
+        ]
+        return [ModelInfo(self.base.base, self.base, skills), *saved]
+
+    def _digest(self) -> str:
+        return self.base.base_digest
+
+    def _all(self) -> list[Manifest]:
+        return [each for finetune_id in self._store.finetunes() for each in self._store.manifests(finetune_id)]
+
+    async def _read(self, finetune_id: str, step: int) -> Manifest | None:
+        key = (finetune_id, step)
+        held = self._checked.get(key)
+        if held is not None and time.monotonic() - held[1] < self._recheck_s:
+            return held[0]
+        try:
+            manifest = await asyncio.to_thread(self._store.get, finetune_id, step)
+        except CheckpointNotFound:
+            self._checked.pop(key, None)
+            return None
+        if len(self._checked) >= MOST_CHECKED:
+            self._checked.clear()
+        self._checked[key] = (manifest, time.monotonic())
+        return manifest
+
+    async def _not_found(self, ref: ModelRef, organisation: str) -> CheckpointNotFound:
+        """What is said to a caller who may see only its own steps."""
+        assert ref.finetune_id is not None
+        manifests = await asyncio.to_thread(self._store.manifests, ref.finetune_id)
+        steps = [each.step for each in manifests if each.organisation == organisation]
+        saved = f"saved: {', '.join(map(str, steps))}" if steps else "it has none, or is not yours"
+        return CheckpointNotFound(
+            f"finetune {ref.finetune_id} has no saved checkpoint at step {ref.step}; {saved}. "
+            "Only saved steps are served: call SaveCheckpoint first",
+            metadata={"finetune_id": ref.finetune_id, "step": str(ref.step)},
+        )
+
+
+def require_finetune(manifest: Manifest | None, model: str, field: str) -> Manifest:
+    """The manifest; InvalidField where the model string names the bare base, which has no adapter."""
+    if manifest is None:
+        raise InvalidField.of(field, model, "<base>/<finetune_id>@<step>: the base itself has no adapter")
+    return manifest

@@ -1,0 +1,81 @@
+"""One order from its model string to its scored group."""
+
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from moontune.engine.image_store import ImageStore
+from moontune.engine.order import Generation, GenerationOrder
+from moontune.telemetry import names
+from moontune.telemetry.metrics import ServiceMetrics
+from moontune.values.reward import RewardResult, RewardSample, RewardSpec
+from moontune.values.rollout import RolloutGroup
+from moontune.values.rollout_order import RolloutOrder
+from services.rollout.policies import Policies
+
+
+class Worker(Protocol):
+    """The part of the model worker that is needed."""
+
+    async def call(self, component: str, method: str, *args: object) -> Any:
+        """Run a component's method."""
+        ...
+
+
+class Scorer(Protocol):
+    """The part of the reward service's client that is needed."""
+
+    async def score(self, reward: RewardSpec, samples: Sequence[RewardSample]) -> Sequence[RewardResult]:
+        """One result a sample; a spec without components takes the default of the samples' skill."""
+        ...
+
+
+class Generator:
+    """Generates groups with the engine and has them scored where there is ground truth."""
+
+    def __init__(
+        self, worker: Worker, policies: Policies, images: ImageStore, scorer: Scorer, metrics: ServiceMetrics
+    ) -> None:
+        """All are the process's own; nothing is owned here."""
+        self._worker, self._policies, self._images, self._scorer = worker, policies, images, scorer
+        self._metrics = metrics
+
+    async def generate(self, order: RolloutOrder, organisation: str) -> RolloutGroup:
+        """The group of an order, with the request as it came (an image named by digest stays named).
+
+        Raises what resolving the policy, generating and scoring raise; a group that cannot be scored is not returned
+        unscored.
+        """
+        request = self._images.fill(order.request, organisation, "order.request.images[0]")
+        policy, adapter = await self._policies.resolve(order.model, organisation, "order.model")
+        seed = secrets.randbits(63) if order.seed is None else order.seed
+        started = time.monotonic()
+        generation: Generation = await self._worker.call(
+            "engine",
+            "generate",
+            GenerationOrder(
+                request, order.rollout_count, seed, policy, adapter, "order.request", "order.request.images[0]"
+            ),
+        )
+        self._measure(generation, time.monotonic() - started)
+        group = replace(generation.group, request=order.request)
+        return group if order.ground_truth is None else await self._scored(order, group)
+
+    async def _scored(self, order: RolloutOrder, group: RolloutGroup) -> RolloutGroup:
+        assert order.ground_truth is not None
+        image = order.request.image
+        request = replace(order.request, image=None if image is None else image.named())
+        samples = [RewardSample(request, rollout.output, order.ground_truth) for rollout in group.rollouts]
+        results = await self._scorer.score(order.reward or RewardSpec(()), samples)
+        return replace(group, rewards=tuple(result.reward for result in results))
+
+    def _measure(self, generation: Generation, seconds: float) -> None:
+        skill = str(generation.group.request.skill)
+        for rollout in generation.group.rollouts:
+            labels = {"skill": skill, "finish_reason": str(rollout.finish_reason)}
+            self._metrics.counter(names.ROLLOUTS, **labels).inc()
+        self._metrics.counter(names.GENERATED_TOKENS, skill=skill).inc(generation.usage.output_tokens)
+        self._metrics.histogram(names.GROUP_SECONDS, skill=skill).observe(seconds)
+        self._metrics.histogram(names.QUEUE_SECONDS).observe(generation.usage.queue_s)

@@ -1,0 +1,73 @@
+"""From a model string to the exact weights: the policy version, and its adapter's files on this machine."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from moontune.engine.adapter_folders import AdapterFolders
+from moontune.engine.naming import read_model
+from moontune.engine.order import AdapterRef
+from moontune.errors import Unavailable, WrongBase
+from moontune.values.adapter import AdapterManifest
+from moontune.values.model_ref import PolicyVersion
+
+
+class AdapterSource(Protocol):
+    """The part of the trainer's client that is needed; calls carry the caller's organisation."""
+
+    async def download_adapter(self, finetune_id: str, folder: Path, *, step: int | None = None) -> AdapterManifest:
+        """Write an adapter's files into the folder, each checked."""
+        ...
+
+
+class Worker(Protocol):
+    """The part of the model worker that is needed."""
+
+    @property
+    def facts(self) -> Mapping[str, str]:
+        """Name and digest of the base; empty while it loads."""
+        ...
+
+
+class Policies:
+    """Resolves model strings. A version is immutable: what was resolved once stays so while its files are kept."""
+
+    def __init__(
+        self, source: AdapterSource, folders: AdapterFolders, worker: Worker, aliases: tuple[str, ...]
+    ) -> None:
+        """aliases: names that mean the process's base beside its own."""
+        self._source, self._folders, self._worker, self._aliases = source, folders, worker, aliases
+
+    async def resolve(self, model: str, organisation: str, field: str) -> tuple[PolicyVersion, AdapterRef | None]:
+        """The weights that a model string names for this organisation.
+
+        Raises:
+            InvalidField, ModelNotFound: the string. FinetuneNotFound, StepNotFound: the trainer has no such policy.
+            WrongBase: the finetune is on another base. Unavailable: base or trainer cannot answer now.
+            CheckpointCorrupt: the files do not have the digest that was announced.
+        """
+        facts = self._worker.facts
+        if not facts:
+            raise Unavailable("the base model is still loading", retry_after_s=1.0)
+        ref = read_model(model, facts["name"], self._aliases, field)
+        if ref.finetune_id is None or ref.step is None:
+            return PolicyVersion(facts["name"], facts["digest"]), None
+        finetune_id, step = ref.finetune_id, ref.step
+
+        async def fetch(folder: Path) -> str:
+            manifest = await self._source.download_adapter(finetune_id, folder, step=step)
+            _check_base(manifest.policy, facts)
+            return manifest.policy.adapter_digest
+
+        # The organisation is part of the name: what one caller may see is nobody else's answer.
+        adapter = await self._folders.get(f"{organisation}/{finetune_id}@{step}", fetch)
+        return PolicyVersion(facts["name"], facts["digest"], finetune_id, step, adapter.digest), adapter
+
+
+def _check_base(policy: PolicyVersion, facts: Mapping[str, str]) -> None:
+    if policy.base_digest != facts["digest"]:
+        raise WrongBase(
+            f"finetune {policy.finetune_id} is on base {policy.base} ({policy.base_digest}); this process serves "
+            f"{facts['name']} ({facts['digest']})",
+            metadata={"finetune_id": policy.finetune_id, "base": policy.base},
+        )
