@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from services.jobs.client_peers import ClientPeers
-
 from moontune.api.jobs.v1 import dataset_service_pb2 as dataset_pb
 from moontune.api.jobs.v1 import dataset_service_pb2_grpc, job_service_pb2_grpc
 from moontune.api.jobs.v1 import job_service_pb2 as pb
@@ -17,6 +15,7 @@ from moontune.serving.database import open_database
 from moontune.values.job import ENDED_STATES, Job
 from moontune.wire.checks import request_id
 from moontune.wire.job import job_progress_to_proto, job_to_proto
+from services.jobs.client_peers import ClientPeers
 from services.jobs.config import JobsSettings
 from services.jobs.convert import after_sequence_from, job_id_from, new_job_from, page_from
 from services.jobs.peers import Peers
@@ -96,17 +95,20 @@ class JobServicer(job_service_pb2_grpc.JobServiceServicer):
         while True:
             # The job is read before its history, so that a job seen ended has its whole history behind it.
             job = await self._get(job_id)
-            for point in await asyncio.to_thread(self._store.progress, job_id, after):
+            if shown is None or (job.state, job.detail) != (shown.state, shown.detail):
+                if shown is None or job.state not in ENDED_STATES:
+                    yield pb.WatchJobResponse(job=job_to_proto(job))
+                shown = job
+            points = await asyncio.to_thread(self._store.progress, job_id, after)
+            for point in points:
                 after = point.sequence
                 yield pb.WatchJobResponse(progress=job_progress_to_proto(point))
-            if shown is None or (job.state, job.detail) != (shown.state, shown.detail):
-                shown = job
+            if job.state in ENDED_STATES and not points:
                 yield pb.WatchJobResponse(job=job_to_proto(job))
-            if job.state in ENDED_STATES and not await asyncio.to_thread(self._store.progress, job_id, after, 1):
                 return
             if self._draining.is_set():
                 raise Draining("the jobs service is stopping; the job goes on when it starts again")
-            await asyncio.sleep(WATCH_POLL_S)
+            await asyncio.sleep(0.0 if points else WATCH_POLL_S)
 
     async def ListPresets(self, request: pb.ListPresetsRequest, context: Any) -> pb.ListPresetsResponse:  # noqa: N802
         """Not built yet."""

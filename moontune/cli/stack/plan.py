@@ -8,10 +8,11 @@ from pathlib import Path
 from moontune.cli.stack.process import Listener, ProcessSpec
 from moontune.errors import InvalidField
 
-SERVICES = ("rollout", "reward", "trainer", "inference", "jobs", "gateway")
-"""In the order of their start: each calls only those to its left, but rollout and inference, which read the trainer."""
+SERVICES = ("reward", "trainer", "rollout", "inference", "jobs", "gateway")
+"""In the order of their start: each calls only those to its left. They stop the other way round."""
 
 WITH_MODEL = ("rollout", "trainer", "inference")
+"""In the order that a colocated process names them."""
 PORT_OFFSETS: Mapping[str, int] = {"rollout": 1, "reward": 2, "trainer": 3, "inference": 4, "jobs": 5}
 CALLS: Mapping[str, tuple[str, ...]] = {
     "rollout": ("trainer", "reward"),
@@ -65,22 +66,25 @@ class StackOptions:
 
 def plan(options: StackOptions) -> list[ProcessSpec]:
     """The processes, those that others call first; colocated services are one process."""
+    together = tuple(service for service in WITH_MODEL if service in options.colocate)
     specs: list[ProcessSpec] = []
-    together = tuple(service for service in SERVICES if service in options.colocate)
-    for service in options.services:
-        if service in together:
-            if service == together[0]:
-                specs.append(
-                    _spec(options, "+".join(together), together, ("services", "--colocate", ",".join(together)))
-                )
-        else:
-            specs.append(_spec(options, service, (service,), (f"services.{service}",)))
+    if together:
+        specs.append(_spec(options, "+".join(together), together, ("services", "--colocate", ",".join(together))))
+    specs += [
+        _spec(options, service, (service,), (f"services.{service}",))
+        for service in options.services
+        if service not in together
+    ]
     return specs
 
 
 def listeners(options: StackOptions) -> list[Listener]:
     """Every port that something listens on."""
-    return [Listener(service, options.port(service), service == "gateway") for service in options.services]
+    return [_listener(options, service) for service in options.services]
+
+
+def _listener(options: StackOptions, service: str) -> Listener:
+    return Listener(service, options.port(service), http=service == "gateway")
 
 
 def _spec(options: StackOptions, name: str, services: tuple[str, ...], module: tuple[str, ...]) -> ProcessSpec:
@@ -90,7 +94,7 @@ def _spec(options: StackOptions, name: str, services: tuple[str, ...], module: t
     return ProcessSpec(
         name=name,
         arguments=("-m", *module),
-        listeners=tuple(listener for listener in listeners(options) if listener.service in services),
+        listeners=tuple(_listener(options, service) for service in services),
         log=options.data_dir / "logs" / f"{name}.log",
         folder=options.root,
         environment=environment,

@@ -17,11 +17,13 @@ TIMEOUT_S = 2.0
 
 
 async def ready(listener: Listener) -> bool:
-    """True when it answers that it is ready within 2 s."""
-    return await (_http_ready(listener.port) if listener.http else _grpc_ready(f"127.0.0.1:{listener.port}"))
+    """True when it answers on loopback that it is ready, within 2 s."""
+    address = f"127.0.0.1:{listener.port}"
+    return await (http_ready(f"http://{address}") if listener.http else grpc_ready(address))
 
 
-async def _grpc_ready(address: str) -> bool:
+async def grpc_ready(address: str) -> bool:
+    """True when the service at host:port says SERVING within 2 s."""
     async with grpc.aio.insecure_channel(address) as channel:
         check = channel.unary_unary(CHECK, request_serializer=bytes, response_deserializer=bytes)
         try:
@@ -30,9 +32,10 @@ async def _grpc_ready(address: str) -> bool:
             return False
 
 
-async def _http_ready(port: int) -> bool:
+async def http_ready(url: str) -> bool:
+    """True when the gateway at `url` answers 200 to GET /health within 2 s: every service behind it is ready."""
     try:
         async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
-            return (await client.get(f"http://127.0.0.1:{port}/health")).status_code == 200
+            return (await client.get(f"{url}/health")).status_code == 200
     except httpx.HTTPError:
         return False

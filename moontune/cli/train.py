@@ -1,0 +1,72 @@
+"""`moontune train CONFIG`: run a job and watch it."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from moontune.cli.failure import EXIT_FAILED, plain_errors
+from moontune.cli.job_view import JobView, event_line
+from moontune.cli.server import DEFAULT_SERVER, CaOption, JsonOption, KeyOption, ServerOption, address, credentials
+from moontune.clients.jobs import JobClient
+from moontune.data.job_file import read_job_file
+from moontune.values.job import Job, JobConfig, JobState
+
+
+@plain_errors
+def train(
+    config: Annotated[Path, typer.Argument(help="A job's config: .json, .yaml or .yml.")],
+    server: ServerOption = DEFAULT_SERVER,
+    key: KeyOption = "",
+    ca: CaOption = None,
+    json: JsonOption = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Only queue it and print its id.")] = False,
+) -> None:
+    """Run a job from a config file and show reward, dead groups and held-out score as it goes."""
+    order = read_job_file(config)
+    client = JobClient(address(server, "jobs"), credentials(key, ca))
+    job = asyncio.run(_run(client, order, json=json, detach=detach))
+    if job is not None and job.state is not JobState.SUCCEEDED and not detach:
+        raise typer.Exit(EXIT_FAILED)
+
+
+async def _run(client: JobClient, order: JobConfig, *, json: bool, detach: bool) -> Job | None:
+    console = Console(highlight=False, soft_wrap=True)
+    async with client:
+        job = await client.create_job(order)
+        if detach:
+            print(event_line(job) if json else job.id)  # noqa: T201  (the command's output)
+            return job
+        if not json:
+            console.print(f"job {job.id} {escape(order.name)}; Ctrl-C leaves it running")
+        try:
+            return await follow(client, job.id, console, json=json, name=order.name)
+        except (KeyboardInterrupt, asyncio.CancelledError):
+            if not json:
+                console.print(
+                    f"the job goes on: moontune jobs logs --follow {job.id}; end it: moontune jobs cancel {job.id}"
+                )
+            raise KeyboardInterrupt from None
+
+
+async def follow(
+    client: JobClient, job_id: str, console: Console, *, json: bool, name: str = "", after_sequence: int = 0
+) -> Job | None:
+    """Show a job's events until it ends; the job as it was last seen."""
+    last: Job | None = None
+    events = client.watch_job(job_id, after_sequence=after_sequence)
+    if json:
+        async for event in events:
+            sys.stdout.write(event_line(event) + "\n")
+            sys.stdout.flush()
+            last = event if isinstance(event, Job) else last
+        return last
+    with JobView(console, name) as view:
+        async for event in events:
+            view.take(event)
+            last = event if isinstance(event, Job) else last
+    return last
