@@ -125,11 +125,11 @@ def micro_batches(groups: Sequence[PlannedGroup], micro_tokens: int) -> Iterator
 
 
 def group_decisions(
-    group: Group, config: MoondreamConfig, tokenizer: Tokenizer, index: int
+    group: Group, config: MoondreamConfig, tokenizer: Tokenizer, field: str
 ) -> tuple[tuple[tuple[Decision, ...], int], ...]:
     """Decisions and thinking count of each rollout; one of a supervised group, towards its target."""
     if isinstance(group, SftGroup):
-        return (target_decisions(group, config, tokenizer, f"groups[{index}]"),)
+        return (target_decisions(group, config, tokenizer, f"{field}.sft"),)
     return tuple((rollout.decisions, rollout.thinking_count) for rollout in group.rollouts)
 
 
@@ -142,7 +142,7 @@ def _plan(
     tokenizer: Tokenizer,
     tally: Tally,
 ) -> PlannedGroup | None:
-    positions = _positions(group, index, config, tokenizer)
+    positions = row_positions(group, f"groups[{index}]", config, tokenizer)
     request = group.request
     plan = PlannedGroup(
         index=index,
@@ -158,7 +158,7 @@ def _plan(
     )
     if isinstance(group, SftGroup):
         tally.sft_groups += 1
-        ((decisions, _),) = group_decisions(group, config, tokenizer, index)
+        ((decisions, _),) = group_decisions(group, config, tokenizer, f"groups[{index}]")
         return replace(plan, counts=(len(decisions),), advantages=(0.0,))
     _count(group, tally)
     lag = 0 if not group.verified else max(step - rollout.policy.step for rollout in group.rollouts)
@@ -189,22 +189,24 @@ def _content(group: Group, index: int) -> str:
     return hashlib.sha256(repr((group.request, told)).encode()).hexdigest() + f":{index:05d}"
 
 
-def _positions(group: Group, index: int, config: MoondreamConfig, tokenizer: Tokenizer) -> int:
-    """Positions of the group's row: prefix, prompt and every rollout's inputs. Checks all of them on the way."""
-    field = f"groups[{index}]"
+def row_positions(group: Group, field: str, config: MoondreamConfig, tokenizer: Tokenizer) -> int:
+    """Positions of the group's row: prefix, prompt and every rollout's inputs.
+
+    Raises InvalidField, naming the place below `field`, for what no policy could have been asked or have answered.
+    """
     try:
         prompt = build_prompt(group.request, config, tokenizer)
     except InvalidField as error:
         raise InvalidField(f"{field}: {error.message}", metadata=error.metadata, violations=error.violations) from error
     total = len(prompt) + (config.prefix_length if group.request.image is not None else 1)
-    for number, (decisions, thinking) in enumerate(group_decisions(group, config, tokenizer, index)):
+    for number, (decisions, thinking) in enumerate(group_decisions(group, config, tokenizer, field)):
         laid = layout(
             group.request.skill,
             decisions,
             config,
             reasoning=group.request.reasoning,
             thinking_count=thinking,
-            field=f"{field}.rollouts[{number}]" if isinstance(group, RlGroup) else f"{field}.target",
+            field=f"{field}.rl.rollouts[{number}].rollout" if isinstance(group, RlGroup) else f"{field}.sft",
         )
         total += len(laid.inputs)
     return total

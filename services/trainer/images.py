@@ -26,22 +26,22 @@ class StepImages:
         self._held_bytes = 0
         self.encoded = 0
 
-    def embeds(self, sha256: str) -> Tensor | None:
-        """Image tokens [P, D]; None for no image."""
+    def embeds(self, sha256: str, field: str) -> Tensor | None:
+        """Image tokens [P, D]; None for no image. An image that does not decode is named by `field`."""
         if not sha256:
             return None
         if self._trained:
-            return self._encode(sha256)
+            return self._encode(sha256, field)
         held_PD = self._held.get(sha256)
         if held_PD is None:
             with torch.no_grad():
-                held_PD = self._encode(sha256)
+                held_PD = self._encode(sha256, field)
             self._hold(sha256, held_PD)
         return held_PD
 
-    def _encode(self, sha256: str) -> Tensor:
+    def _encode(self, sha256: str, field: str) -> Tensor:
         self.encoded += 1
-        pixels = decode_image(self._spool.image(sha256), f"image {sha256}")
+        pixels = decode_image(self._spool.image(sha256), field)
         return self._module.encode_image(cut_crops(pixels, self._layout))
 
     def _hold(self, sha256: str, embeds_PD: Tensor) -> None:

@@ -15,6 +15,7 @@ from moontune.model.base_model import BaseModel, share_base
 from moontune.model.lora import Adapters
 from moontune.telemetry.names import TrainKey
 from moontune.values.finetune import Finetune, LoraTarget
+from moontune.values.logprobs import DecisionScore
 from services.trainer.batch import BatchPlan, PlannedGroup, micro_batches, plan_batch
 from services.trainer.health import StepHealth
 from services.trainer.images import StepImages
@@ -22,7 +23,6 @@ from services.trainer.live import LiveFinetune, LiveFinetunes
 from services.trainer.losses import LOSSES
 from services.trainer.orders import (
     CreateOrder,
-    DecisionScore,
     LearnerOptions,
     ScoreOrder,
     StepOutcome,
@@ -63,7 +63,7 @@ class Learner:
         except BaseException:
             self._live.drop(live)
             raise
-        self._live.keep(live, written.adapter_digest)
+        self._live.keep(live, Path(order.folder))
         return written
 
     def train(self, ctx: Cancellable, order: TrainOrder) -> StepOutcome:
@@ -95,7 +95,7 @@ class Learner:
                 self._live.drop(live)
                 raise
             live.client_state = state
-            self._live.keep(live, written.adapter_digest)
+            self._live.keep(live, Path(order.new_folder))
         return StepOutcome(written, "", health.figures(plan.tally))
 
     def score(self, ctx: Cancellable, order: ScoreOrder) -> tuple[tuple[DecisionScore, ...], ...]:
@@ -110,7 +110,7 @@ class Learner:
             return score_spool(ctx, self._base, Spool(Path(order.spool)), order.groups, self._options)
         finally:
             self._adapters.activate(None)
-            self._live.keep(live, order.finetune.adapter_digest)
+            self._live.keep(live, Path(order.folder))
 
     def forget(self, ctx: Cancellable, finetune_id: str) -> None:
         """Let go of a deleted or restored finetune."""

@@ -239,6 +239,14 @@ class Ledger:
         with self._reader.connect() as connection:
             return [_step_row(row) for row in connection.execute(query).mappings()]
 
+    def recent_digests(self, finetune_id: str, count: int) -> dict[int, str]:
+        """Adapter digests of the last `count` steps, by step."""
+        table = tables.steps
+        query = sa.select(table.c.step, table.c.adapter_digest).where(table.c.finetune_id == finetune_id)
+        with self._reader.connect() as connection:
+            rows = connection.execute(query.order_by(table.c.step.desc()).limit(count))
+            return {row.step: row.adapter_digest for row in rows}
+
     def expire_step(self, finetune_id: str, step: int) -> None:
         """Record that a step's files are gone; the row stays, so that its digest is still known."""
         table = tables.steps

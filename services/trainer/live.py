@@ -1,8 +1,9 @@
 """Finetunes in memory: adapter, optimiser and generator, exactly as their files say.
 
-A live finetune is named by (id, adapter digest). A step takes it out, changes it in place, and puts it back under its
-new digest once the files are written; after an error it stays out and the next call reads the files again. So nothing
-half-done is ever trained on, whatever failed.
+A live finetune is named by the folder it equals. A step takes it out, changes it in place, and puts it back under its
+new folder once the files are written; after an error it stays out and the next call reads the files again. So nothing
+half-done is ever trained on, whatever failed. (The adapter's digest would not do: a step at learning rate 0 changes
+the moments alone.)
 """
 
 from collections import OrderedDict
@@ -56,7 +57,7 @@ class LiveFinetunes:
     def __init__(self, adapters: Adapters, capacity: int) -> None:
         self._adapters = adapters
         self._capacity = capacity
-        self._held: OrderedDict[tuple[str, str], LiveFinetune] = OrderedDict()
+        self._held: OrderedDict[Path, LiveFinetune] = OrderedDict()
 
     def create(self, finetune: Finetune) -> LiveFinetune:
         """A fresh one, which answers as the base does; `keep` or `drop` it."""
@@ -69,7 +70,7 @@ class LiveFinetunes:
 
     def take(self, finetune: Finetune, folder: Path) -> LiveFinetune:
         """Take one out at its present step, from memory or, verified, from its files; `keep` or `drop` it after."""
-        live = self._held.pop((finetune.id, finetune.adapter_digest), None)
+        live = self._held.pop(folder, None)
         if live is not None:
             return live
         self.forget(finetune.id)
@@ -89,9 +90,9 @@ class LiveFinetunes:
             raise
         return live
 
-    def keep(self, live: LiveFinetune, adapter_digest: str) -> None:
-        """Put one back, as what its files now say."""
-        self._held[live.finetune_id, adapter_digest] = live
+    def keep(self, live: LiveFinetune, folder: Path) -> None:
+        """Put one back; it equals the files of this folder."""
+        self._held[folder] = live
 
     def drop(self, live: LiveFinetune) -> None:
         """Let go of one that was taken out, whatever became of it."""
@@ -100,8 +101,8 @@ class LiveFinetunes:
 
     def forget(self, finetune_id: str) -> None:
         """Let go of a finetune at whatever step it is held."""
-        for key in [key for key in self._held if key[0] == finetune_id]:
-            self.drop(self._held.pop(key))
+        for folder in [folder for folder, live in self._held.items() if live.finetune_id == finetune_id]:
+            self.drop(self._held.pop(folder))
 
     def _make_room(self) -> None:
         while len(self._held) >= self._capacity:

@@ -74,11 +74,3 @@ class ScoreOrder:
     folder: str
     spool: str
     groups: int
-
-
-@dataclass(frozen=True, slots=True)
-class DecisionScore:
-    """Natural log-probability of a decision's choice, and entropy of its distribution in nats."""
-
-    logprob: float
-    entropy: float

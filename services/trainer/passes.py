@@ -99,7 +99,7 @@ class BatchPass:
 
     def _scoring_group(self, plan: PlannedGroup, group: Group) -> ScoringGroup:
         base, request = self._base, group.request
-        per_rollout = group_decisions(group, base.config, base.tokenizer, plan.index)
+        per_rollout = group_decisions(group, base.config, base.tokenizer, f"groups[{plan.index}]")
         temperatures = [rollout.temperature for rollout in group.rollouts] if isinstance(group, RlGroup) else [1.0]
         return ScoringGroup(
             skill=request.skill,
@@ -111,7 +111,7 @@ class BatchPass:
                 )
                 if count
             ),
-            image_embeds_PD=self._images.embeds(plan.image),
+            image_embeds_PD=self._images.embeds(plan.image, f"groups[{plan.index}].request.image"),
             reasoning=request.reasoning,
         )
 
@@ -149,7 +149,7 @@ class BatchPass:
         self._kl_measured = True
         return loss
 
-    def _supervised(self, planned: Sequence[PlannedGroup], groups: Sequence[Group], scored: ScoredBatch) -> Tensor:
+    def _supervised(self, planned: Sequence[PlannedGroup], scored: ScoredBatch) -> Tensor:
         loss = scored.logprobs_M.new_zeros(())
         for g, plan in enumerate(planned):
             if plan.supervised:

@@ -1,0 +1,28 @@
+"""`python -m services.trainer`: run the trainer."""
+
+from moontune.serving.server import run
+from moontune.serving.worker_protocol import WorkerSpec
+from services.trainer.config import TrainerSettings
+from services.trainer.servicer import build
+
+LEARNER = "services.trainer.learner:build"
+
+
+def worker(settings: TrainerSettings) -> WorkerSpec:
+    """The model worker: the base, and the learner on it."""
+    return WorkerSpec(
+        base=settings.base,
+        device=settings.device,
+        threads=settings.threads,
+        components={"learner": LEARNER},
+        options={"learner": settings.learner},
+    )
+
+
+def main() -> None:
+    """Run the trainer."""
+    run("trainer", TrainerSettings, build, worker)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,84 @@
+"""What is let go of: unsaved steps, checkpoints past their time, answers older than 7 days, orphaned folders.
+
+An unsaved step stays while it is among the last `keep_steps` of its finetune. Older ones stay up to `keep_hours`, as
+long as all of them together are within `keep_bytes`; beyond that the oldest go first. The present step never goes. The
+local folder of a saved step goes by the same rule: its files are in the store.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from moontune.telemetry.logs import get_logger
+from services.trainer.folders import StepFolders
+from services.trainer.ledger import Ledger, StepRow
+from services.trainer.saved import SavedCheckpoints
+from services.trainer.saves import Saves
+from services.trainer.turns import Turns
+
+SWEEP_S = 600.0
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class KeepRule:
+    """steps: the last ones always stay. hours, size_bytes: how long, and how much, older ones may stay."""
+
+    steps: int = 8
+    hours: float = 24.0
+    size_bytes: int = 2 * 2**30
+
+
+def expired_steps(rows: Sequence[StepRow], rule: KeepRule, now: datetime) -> list[StepRow]:
+    """Which of a finetune's steps (ascending) have files that go now."""
+    held = [row for row in rows if row.folder]
+    older = held[: -rule.steps]
+    gone: list[StepRow] = []
+    total = 0
+    for row in reversed(older):
+        total += row.size_bytes
+        if total > rule.size_bytes or now - row.applied_at > timedelta(hours=rule.hours):
+            gone.append(row)
+    return gone
+
+
+class Retention:
+    """Applies the rule: after each step to its finetune, and to everything from time to time."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        saved: SavedCheckpoints,
+        saves: Saves,
+        folders: StepFolders,
+        turns: Turns,
+        rule: KeepRule,
+    ) -> None:
+        self._ledger, self._saved, self._saves = ledger, saved, saves
+        self._folders, self._turns, self._rule = folders, turns, rule
+
+    async def expire(self, finetune_id: str) -> None:
+        """Let go of a finetune's expired steps."""
+        async with self._turns.of(finetune_id):
+            await asyncio.to_thread(self._expire, finetune_id)
+
+    async def sweep_forever(self) -> None:
+        """Let go of checkpoints past their time and of old answers, every ten minutes."""
+        while True:
+            started = time.monotonic()
+            for checkpoint in await asyncio.to_thread(self._saved.expired, datetime.now(UTC)):
+                async with self._turns.of(checkpoint.finetune_id):
+                    await asyncio.to_thread(self._saves.remove, checkpoint)
+                log.info("checkpoint expired", finetune_id=checkpoint.finetune_id, step=checkpoint.step)
+            await asyncio.to_thread(self._ledger.forget_old_answers)
+            await asyncio.sleep(max(1.0, SWEEP_S - (time.monotonic() - started)))
+
+    def _expire(self, finetune_id: str) -> None:
+        rows = self._ledger.steps(finetune_id)
+        for row in expired_steps(rows, self._rule, datetime.now(UTC)):
+            # The row first: what is listed as kept must be there.
+            self._ledger.expire_step(finetune_id, row.step)
+            self._folders.remove(row.folder)
