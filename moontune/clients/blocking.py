@@ -7,7 +7,8 @@ A sync client names each async method once, and gets its signature from it:
         get_job = Blocking(JobClient.get_job)
         watch_job = BlockingStream(JobClient.watch_job)
 
-One loop serves every sync client of the process (gRPC's asyncio side wants a single loop); it ends with the last.
+One loop serves every sync client of the process; it ends with the last. gRPC's asyncio side wants a single loop in a
+process: a program that runs one already (a service, a notebook's asyncio code) uses the async clients there.
 """
 
 import asyncio
@@ -46,7 +47,10 @@ class SyncClient(Generic[C]):
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run in the background loop and wait; Ctrl-C cancels it there."""
-        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._open_loop())
+        if self._loop is None:
+            work.close()
+            raise RuntimeError("this client is closed")
+        future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except BaseException:
@@ -65,11 +69,6 @@ class SyncClient(Generic[C]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _open_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            raise RuntimeError("this client is closed")
-        return self._loop
 
 
 class Blocking(Generic[C, P, T]):

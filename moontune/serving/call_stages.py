@@ -16,7 +16,7 @@ from grpc_status import rpc_status
 from moontune.auth.authenticator import Authenticator
 from moontune.auth.context import set_principal
 from moontune.auth.scopes import PUBLIC_SERVICES, require
-from moontune.errors import Cancelled, Code, DeadlineExceeded, Draining, Internal, MoontuneError
+from moontune.errors import Cancelled, Code, DeadlineExceeded, Draining, Internal, MoontuneError, NotImplementedYet
 from moontune.serving.call import RpcCall
 from moontune.telemetry import names
 from moontune.telemetry.logs import get_logger
@@ -25,6 +25,9 @@ from moontune.wire.status import to_status
 
 Abort = Callable[[grpc.Status], object]
 Stage = Callable[[RpcCall], AbstractAsyncContextManager[None]]
+
+GENERATED_REFUSAL = "Method not implemented!"
+"""What a generated servicer's own method raises where no service overrides it."""
 
 log = get_logger("moontune.rpc")
 
@@ -90,11 +93,19 @@ async def error_mapping(call: RpcCall) -> AsyncGenerator[None, None]:
         raise  # the handler spoke to gRPC itself (health and reflection do)
     except MoontuneError as error:
         raise _mapped(call, error) from error
+    except NotImplementedError as error:
+        if str(error) != GENERATED_REFUSAL:
+            raise _mapped(call, _unexpected(call)) from error
+        refusal = NotImplementedYet(f"{call.path} is in the contract; this build does not answer it")
+        raise _mapped(call, refusal) from error
     except Exception as error:
-        error_id = uuid.uuid4().hex
-        log.exception("unexpected error", rpc=call.path, error_id=error_id)
-        internal = Internal(f"an internal error happened; its id in the service's log is {error_id}")
-        raise _mapped(call, internal) from error
+        raise _mapped(call, _unexpected(call)) from error
+
+
+def _unexpected(call: RpcCall) -> Internal:
+    error_id = uuid.uuid4().hex
+    log.exception("unexpected error", rpc=call.path, error_id=error_id)
+    return Internal(f"an internal error happened; its id in the service's log is {error_id}")
 
 
 def _mapped(call: RpcCall, error: MoontuneError) -> MappedError:
