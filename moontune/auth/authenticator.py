@@ -5,6 +5,7 @@ callers on this machine are let in, with any key or none, as the organisation `l
 """
 
 import asyncio
+import ipaddress
 import time
 from collections.abc import Mapping
 from typing import Protocol
@@ -93,5 +94,9 @@ def is_loopback(peer: str) -> bool:
     kind, _, address = unquote(peer).partition(":")
     if kind in ("unix", "unix-abstract"):
         return True
-    host = address.rpartition(":")[0].strip("[]")
-    return host == "::1" or host.removeprefix("::ffff:").startswith("127.")
+    try:
+        host = ipaddress.ip_address(address.rpartition(":")[0].strip("[]"))
+    except ValueError:
+        return False
+    mapped = host.ipv4_mapped if isinstance(host, ipaddress.IPv6Address) else None
+    return (mapped or host).is_loopback
