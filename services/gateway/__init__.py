@@ -1,0 +1,1 @@
+"""The HTTP edge: Moondream's API over our services. No torch, and no state but delivery counters (and API keys)."""

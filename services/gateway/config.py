@@ -1,0 +1,36 @@
+"""Settings of the gateway. Environment prefix MOONTUNE_GATEWAY_."""
+
+from typing import ClassVar
+
+from pydantic import Field, SecretStr
+
+from moontune.serving.settings import ServiceSettings
+
+
+class GatewaySettings(ServiceSettings):
+    """Where to listen, where the services are, and what a request may weigh. `port` is that of HTTP."""
+
+    prefix: ClassVar[str] = "MOONTUNE_GATEWAY_"
+
+    port: int = Field(8080, ge=0, le=65535, description="HTTP port; 0 takes a free one.")
+    rollout_address: str = Field("127.0.0.1:7051", description="host:port of the rollout service.")
+    reward_address: str = Field("127.0.0.1:7052", description="host:port of the reward service.")
+    trainer_address: str = Field("127.0.0.1:7053", description="host:port of the trainer service.")
+    inference_address: str = Field("127.0.0.1:7054", description="host:port of the inference service.")
+    jobs_address: str = Field("127.0.0.1:7055", description="host:port of the jobs service; empty: there is none.")
+    services_ca: str = Field("", description="PEM roots of the services' certificates; empty: plaintext.")
+    database: str = Field("sqlite:///gateway.db", description="SQLAlchemy URL of the delivery counters.")
+    record_secret: SecretStr | None = Field(
+        None, description="Signs the records in rollouts; unset: made once and kept in the database."
+    )
+    allowed_hosts: list[str] = Field(
+        default_factory=list, description="Host names accepted beside loopback while no keys are configured."
+    )
+    body_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="Largest body but that of train_step.")
+    train_body_bytes: int = Field(256 * 1024 * 1024, ge=1024, description="Largest body of train_step.")
+    image_bytes: int = Field(10 * 1024 * 1024, ge=1, description="Largest encoded image.")
+    rollout_timeout_s: float = Field(600.0, gt=0, description="Longest generation of one rollout group.")
+    train_timeout_s: float = Field(3600.0, gt=0, description="Longest train step.")
+    inference_timeout_s: float = Field(300.0, gt=0, description="Longest inference request.")
+    control_timeout_s: float = Field(60.0, gt=0, description="Longest of every other upstream call.")
+    held_s: float = Field(300.0, ge=0, description="How long a group whose caller left waits for the same request.")

@@ -1,0 +1,109 @@
+"""Errors as Moondream's API writes them: `{"error": {message, type, param, code}}` with the right status.
+
+Moondream's client sends a request again on 408, 425, 429, 500, 502, 503, 504 and 520-524: a user's mistake is never
+one of those. `code` is our stable reason, `param` the field's path where one is to blame.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, cast
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from moontune.errors import Code, ImageTooLarge, MoontuneError, StepNotSaved
+from moontune.telemetry.logs import get_logger
+
+log = get_logger(__name__)
+
+_STATUS: dict[Code, tuple[int, str]] = {
+    Code.INVALID_ARGUMENT: (400, "invalid_request_error"),
+    Code.NOT_FOUND: (404, "not_found_error"),
+    Code.ALREADY_EXISTS: (409, "conflict_error"),
+    Code.FAILED_PRECONDITION: (409, "conflict_error"),
+    Code.UNAUTHENTICATED: (401, "authentication_error"),
+    Code.PERMISSION_DENIED: (403, "permission_error"),
+    Code.RESOURCE_EXHAUSTED: (429, "rate_limit_error"),
+    Code.UNAVAILABLE: (503, "unavailable_error"),
+    Code.DEADLINE_EXCEEDED: (504, "timeout_error"),
+    Code.CANCELLED: (499, "cancelled_error"),
+    Code.DATA_LOSS: (500, "server_error"),
+    # The caller asked for what this build does not have; 501 would read as a fault of the server.
+    Code.UNIMPLEMENTED: (404, "not_supported_error"),
+    Code.INTERNAL: (500, "server_error"),
+}
+
+
+def error_response(
+    status: int, kind: str, message: str, *, code: str, param: str | None = None, retry_after_s: float | None = None
+) -> JSONResponse:
+    """One error in the API's shape. Statuses 429 and 503 carry Retry-After (whole seconds, 1 unless known)."""
+    headers: dict[str, str] = {}
+    if status in (429, 503):
+        headers["Retry-After"] = str(max(1, math.ceil(retry_after_s or 1.0)))
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+def from_moontune(error: MoontuneError) -> JSONResponse:
+    """The response of an error of our tree."""
+    status, kind = _STATUS[error.code]
+    if isinstance(error, ImageTooLarge):
+        status = 413
+    if isinstance(error, StepNotSaved):  # to the caller of inference the model is not there
+        status, kind = 404, "not_found_error"
+    param = error.violations[0].field if error.violations else error.metadata.get("field")
+    return error_response(
+        status, kind, error.message, code=error.reason, param=param, retry_after_s=error.retry_after_s
+    )
+
+
+async def on_moontune(request: Request, error: Exception) -> JSONResponse:
+    """Handler of MoontuneError."""
+    return from_moontune(cast("MoontuneError", error))
+
+
+async def on_validation(request: Request, error: Exception) -> JSONResponse:
+    """Handler of a body or parameter of the wrong shape: 400, the first bad field as `param`, all in the message."""
+    problems = cast("RequestValidationError", error).errors()
+    listed = "; ".join(f"{_path(problem['loc'])}: {problem['msg']}" for problem in problems[:8])
+    return error_response(
+        400,
+        "invalid_request_error",
+        listed or "the request does not have the right shape",
+        code="INVALID_FIELD",
+        param=_path(problems[0]["loc"]) if problems else None,
+    )
+
+
+async def on_http(request: Request, error: Exception) -> JSONResponse:
+    """Handler of the framework's own refusals (no such path, no such method)."""
+    status = cast("HTTPException", error).status_code
+    code, kind = {404: ("NOT_FOUND", "not_found_error"), 405: ("METHOD_NOT_ALLOWED", "invalid_request_error")}.get(
+        status, ("INVALID_REQUEST", "invalid_request_error")
+    )
+    detail = f"{request.method} {request.url.path}: {cast('HTTPException', error).detail}"
+    return error_response(status, kind, detail, code=code)
+
+
+async def on_bug(request: Request, error: Exception) -> JSONResponse:
+    """Handler of everything else: 500, the trace only in the log."""
+    log.error("request failed", path=request.url.path, exc_info=error)
+    return error_response(500, "server_error", "a fault of the gateway; its log says more", code="INTERNAL")
+
+
+_UNION_TAGS = ("rl", "sft")
+
+
+def _path(location: Sequence[Any]) -> str:
+    """`("body", "groups", 0, "rl", "request")` -> `groups[0].request`."""
+    path = ""
+    for part in location:
+        if part in ("body", "query", "path", *_UNION_TAGS) and (not path or path.endswith("]") or part in _UNION_TAGS):
+            continue
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path

@@ -1,0 +1,205 @@
+"""What every HTTP request passes before a route sees it: strangers out, bodies bounded, the caller known, all counted.
+
+While no API keys are configured, only this machine is served, with any key or none. A web page in a browser on this
+machine could still reach us then, so a foreign Host or Origin is refused, and any POST that is not JSON (a form could
+send one without asking) but the official client's body-less save.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from moontune.auth.authenticator import Authenticator, KeyLookup
+from moontune.auth.context import set_principal
+from moontune.auth.internal_token import ORGANISATION_HEADER, TOKEN_HEADER
+from moontune.errors import MoontuneError, PermissionDenied
+from moontune.telemetry import names
+from moontune.telemetry.metrics import ServiceMetrics
+from moontune.values.principal import Principal
+from moontune.values.principal import Scope as KeyScope
+from services.gateway.errors import error_response, from_moontune
+
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
+PUBLIC_PATHS = ("/health", "/docs", "/openapi.json")
+_KEYS_CACHE_S = 5.0
+
+
+class BodyLimits:
+    """Most bytes of a body by path."""
+
+    def __init__(self, usual: int, train_step: int) -> None:
+        self._usual = usual
+        self._train_step = train_step
+
+    def of(self, path: str) -> int:
+        """The limit of one path."""
+        return self._train_step if path.endswith("/train_step") else self._usual
+
+
+class Gate:
+    """ASGI middleware around the application."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        authenticator: Authenticator,
+        keys: KeyLookup | None,
+        limits: BodyLimits,
+        allowed_hosts: Sequence[str],
+        metrics: ServiceMetrics,
+    ) -> None:
+        """keys: None where no key database is set. allowed_hosts: beside loopback, while no keys are configured."""
+        self._app = app
+        self._authenticator = authenticator
+        self._keys = keys
+        self._limits = limits
+        self._hosts = frozenset((*LOOPBACK_NAMES, *allowed_hosts))
+        self._metrics = metrics
+        self._open_until: tuple[float, bool] = (0.0, keys is None)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Admit or refuse one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        status, started = [0], time.perf_counter()
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                status[0] = message["status"]
+            await send(message)
+
+        try:
+            await self._admit(scope, receive, counted)
+        finally:
+            route = getattr(scope.get("route"), "path", "unknown")
+            method = scope["method"] if scope["method"] in ("GET", "POST", "DELETE") else "other"
+            self._metrics.counter(names.HTTP_REQUESTS, method=method, route=route, status=str(status[0])).inc()
+            self._metrics.histogram(names.HTTP_SECONDS, method=method, route=route).observe(
+                time.perf_counter() - started
+            )
+
+    async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        try:
+            if await self._no_keys():
+                self._check_browser(headers)
+            self._check_json(scope, headers)
+            limit = self._limits.of(scope["path"])
+            if _content_length(headers) > limit:
+                raise _TooLarge(limit)
+            if scope["path"] not in PUBLIC_PATHS:
+                principal = await self._authenticator.authenticate(_metadata(headers), _peer(scope))
+                _require(principal, scope["method"], scope["path"])
+                set_principal(principal)
+        except MoontuneError as error:
+            await from_moontune(error)(scope, receive, send)
+            return
+        except _TooLarge as error:
+            response = error_response(413, "invalid_request_error", error.detail, code="REQUEST_TOO_LARGE")
+            await response(scope, receive, send)
+            return
+        except _Refused as error:
+            response = error_response(error.status, "invalid_request_error", error.message, code=error.code)
+            await response(scope, receive, send)
+            return
+        await self._app(scope, _bounded(receive, limit), send)
+
+    async def _no_keys(self) -> bool:
+        """Whether no key was ever made; once one was, it stays closed."""
+        until, is_open = self._open_until
+        if self._keys is None or (not is_open and until):
+            return is_open
+        if time.monotonic() >= until:
+            is_open = not await asyncio.to_thread(self._keys.any)
+            self._open_until = (time.monotonic() + _KEYS_CACHE_S, is_open)
+        return is_open
+
+    def _check_browser(self, headers: Headers) -> None:
+        host = _host_name(headers.get("host", ""))
+        if host not in self._hosts:
+            raise PermissionDenied(
+                f"Host is {host[:80]!r}; while no API keys are configured only loopback names are served: make a key, "
+                "or list the name in allowed_hosts"
+            )
+        origin = headers.get("origin")
+        if origin is not None and (urlsplit(origin).hostname or "") not in self._hosts:
+            raise PermissionDenied(
+                f"Origin {origin[:80]!r} is not this machine; make an API key to be called from there"
+            )
+
+    def _check_json(self, scope: Scope, headers: Headers) -> None:
+        if scope["method"] not in ("POST", "PUT", "PATCH"):
+            return
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        bodyless = _content_length(headers) == 0 and "transfer-encoding" not in headers
+        if kind == "application/json" or (not kind and bodyless and scope["path"].endswith("/checkpoints/save")):
+            return
+        given = kind or "missing"
+        raise _Refused(415, "UNSUPPORTED_MEDIA_TYPE", f"Content-Type is {given[:80]}; allowed: application/json")
+
+
+class _Refused(Exception):
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+class _TooLarge(HTTPException):
+    """Also raised while a body without a length is read; the framework lets it pass to its handler."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(413, f"the body is too large; allowed: at most {limit} bytes")
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    """Count the body as it comes, for those that do not announce its length."""
+    seen = 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise _TooLarge(limit)
+        return message
+
+    return bounded
+
+
+def _content_length(headers: Headers) -> int:
+    text = headers.get("content-length", "0")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _metadata(headers: Headers) -> Mapping[str, str]:
+    """What the authenticator reads; the token between our services is never taken from the outside."""
+    return {name: value for name, value in headers.items() if name not in (TOKEN_HEADER, ORGANISATION_HEADER)}
+
+
+def _peer(scope: Scope) -> str:
+    client = scope.get("client")
+    if client is None:
+        return ""
+    host = str(client[0])
+    return f"ipv6:[{host}]:{client[1]}" if ":" in host else f"ipv4:{host}:{client[1]}"
+
+
+def _host_name(host: str) -> str:
+    return (urlsplit(f"//{host}").hostname or "") if "@" not in host else ""
+
+
+def _require(principal: Principal, method: str, path: str) -> None:
+    """Reading needs `read`, the tuning API `train`, everything else `infer`; `admin` may do all."""
+    changing = KeyScope.TRAIN if path.startswith("/v1/tuning") else KeyScope.INFER
+    needed = KeyScope.READ if method == "GET" else changing
+    if not {needed, KeyScope.ADMIN} & principal.scopes:
+        held = ", ".join(sorted(principal.scopes)) or "none"
+        raise PermissionDenied(f"{method} {path} needs the scope {needed}; this key holds: {held}")
