@@ -40,6 +40,6 @@ def group_advantages(rewards: Sequence[float | None], loss: LossKind, normalise_
     mean = math.fsum(scored) / count
     factor = count / (count - 1) if loss is LossKind.RLOO else 1.0
     if normalise_std:
-        variance = math.fsum((reward - mean) ** 2 for reward in scored) / (count - 1)
+        variance = sum((reward - mean) * (reward - mean) for reward in scored) / (count - 1)
         factor /= math.sqrt(variance) + STD_FLOOR
     return [None if reward is None else (reward - mean) * factor for reward in rewards]

@@ -6,6 +6,7 @@ each image is encoded once. No torch; one group is in memory at a time.
 """
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -223,7 +224,7 @@ def _count(group: RlGroup, tally: Tally) -> None:
     tally.unverified_groups += not group.verified
     if scored:
         mean = sum(scored) / len(scored)
-        tally.within_std.append((sum((reward - mean) ** 2 for reward in scored) / len(scored)) ** 0.5)
+        tally.within_std.append(math.sqrt(sum((reward - mean) * (reward - mean) for reward in scored) / len(scored)))
     if not has_signal(group.rewards):
         tally.dead_groups += 1
         tally.all_max_groups += bool(scored) and scored[0] >= 1.0

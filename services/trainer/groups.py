@@ -10,6 +10,9 @@ from moontune.values.rollout import Rollout
 from moontune.values.skill import TRAINABLE_SKILLS
 from moontune.values.training import Group, RlGroup
 
+MAX_REWARD = 1e9
+"""Larger rewards drown the others in fp32 and overflow a gradient; a scale like that is a mistake in the reward."""
+
 
 def check_group(group: Group, finetune: Finetune, lineage: Mapping[int, str], field: str) -> None:
     """Raise InvalidField (or WrongBase) for a group that this finetune cannot be trained on.
@@ -29,6 +32,10 @@ def check_group(group: Group, finetune: Finetune, lineage: Mapping[int, str], fi
         raise InvalidField.of(f"{field}.rl.rollouts", "none", "at least one rollout")
     if len(group.rewards) != len(group.rollouts):
         raise InvalidField.of(f"{field}.rl.rewards", f"{len(group.rewards)} rewards", f"{len(group.rollouts)}")
+    for index, reward in enumerate(group.rewards):
+        if reward is not None and not abs(reward) <= MAX_REWARD:
+            allowed = f"a finite number from -{MAX_REWARD:g} to {MAX_REWARD:g}"
+            raise InvalidField.of(f"{field}.rl.rollouts[{index}].reward", reward, allowed)
     for index, rollout in enumerate(group.rollouts):
         path = f"{field}.rl.rollouts[{index}].rollout"
         if rollout.temperature == 0.0:
