@@ -43,7 +43,7 @@ class Generator:
         self._metrics = metrics
 
     async def generate(self, order: RolloutOrder, organisation: str) -> RolloutGroup:
-        """The group of an order, with the request as it came (an image named by digest stays named).
+        """The group of an order; its request names the image by digest.
 
         Raises what resolving the policy, generating and scoring raise; a group that cannot be scored is not returned
         unscored.
@@ -60,14 +60,14 @@ class Generator:
             ),
         )
         self._measure(generation, time.monotonic() - started)
-        group = replace(generation.group, request=order.request)
+        image = order.request.image
+        named = replace(order.request, image=None if image is None else image.named())
+        group = replace(generation.group, request=named)
         return group if order.ground_truth is None else await self._scored(order, group)
 
     async def _scored(self, order: RolloutOrder, group: RolloutGroup) -> RolloutGroup:
         assert order.ground_truth is not None
-        image = order.request.image
-        request = replace(order.request, image=None if image is None else image.named())
-        samples = [RewardSample(request, rollout.output, order.ground_truth) for rollout in group.rollouts]
+        samples = [RewardSample(group.request, rollout.output, order.ground_truth) for rollout in group.rollouts]
         results = await self._scorer.score(order.reward or RewardSpec(()), samples)
         return replace(group, rewards=tuple(result.reward for result in results))
 
