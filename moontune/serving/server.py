@@ -82,19 +82,28 @@ def serve(apps: Sequence[ServiceApp], worker: WorkerSpec | None = None) -> None:
 
 
 async def _serve(apps: Sequence[ServiceApp], worker: WorkerSpec | None, logs: LogSettings) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
+    stop, ready = asyncio.Event(), asyncio.Event()
+    loop, serving = asyncio.get_running_loop(), asyncio.current_task()
+    assert serving is not None
 
     def signalled() -> None:
         if stop.is_set():
             os._exit(1)  # asked twice: leave at once, the worker follows when its pipe ends
         stop.set()
+        if not ready.is_set():
+            serving.cancel()  # a base that is still loading is not waited for
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, signalled)
-    async with opened(apps, worker, logs) as chassis:
-        await stop.wait()
-        await asyncio.gather(*(each.drain() for each in chassis))
+    try:
+        async with opened(apps, worker, logs) as chassis:
+            ready.set()
+            await stop.wait()
+            await asyncio.gather(*(each.drain() for each in chassis))
+    except asyncio.CancelledError:
+        if not stop.is_set():
+            raise
+        log.info("stopped before it was ready")
 
 
 @contextlib.asynccontextmanager

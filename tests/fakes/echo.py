@@ -3,6 +3,7 @@
 Each rpc asks `answer(text)` what to do, so that a test can raise, wait or call the worker through a real channel.
 """
 
+# ruff: noqa: N802  (rpcs are named as the contract names them)
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import grpc

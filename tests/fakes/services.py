@@ -1,5 +1,6 @@
 """Fake services over the real contract: they keep what they were sent and fail as a test asks."""
 
+# ruff: noqa: N802  (rpcs are named as the contract names them)
 import hashlib
 from collections import deque
 from datetime import UTC, datetime
