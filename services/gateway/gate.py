@@ -16,7 +16,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from moontune.auth.authenticator import Authenticator, KeyLookup
 from moontune.auth.context import set_principal
-from moontune.auth.internal_token import ORGANISATION_HEADER, TOKEN_HEADER
 from moontune.errors import MoontuneError, PermissionDenied
 from moontune.telemetry import names
 from moontune.telemetry.metrics import ServiceMetrics
@@ -24,6 +23,7 @@ from moontune.values.principal import Principal
 from moontune.values.principal import Scope as KeyScope
 from services.gateway.errors import error_response, from_moontune
 
+KEY_HEADER = "x-moondream-auth"
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 PUBLIC_PATHS = ("/health", "/docs", "/openapi.json")
 _KEYS_CACHE_S = 5.0
@@ -180,8 +180,14 @@ def _content_length(headers: Headers) -> int:
 
 
 def _metadata(headers: Headers) -> Mapping[str, str]:
-    """What the authenticator reads; the token between our services is never taken from the outside."""
-    return {name: value for name, value in headers.items() if name not in (TOKEN_HEADER, ORGANISATION_HEADER)}
+    """The key that the caller sent, as the authenticator reads it.
+
+    Nothing else is passed on: what our services show each other is never taken from the outside.
+    """
+    scheme, _, key = headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "bearer" or not key.strip():
+        key = headers.get(KEY_HEADER, "")
+    return {"authorization": f"Bearer {key.strip()}"} if key.strip() else {}
 
 
 def _peer(scope: Scope) -> str:
