@@ -112,7 +112,7 @@ def _place(
         box = Box(left / side, top / side, (left + width) / side, (top + height) / side)
         if any(iou(_grown(box), _grown(other)) > 0.0 for other in taken):
             continue
-        if colour not in _visible(canvas[top : top + height, left : left + width], style.colours):
+        if not _visible(canvas[top : top + height, left : left + width], colour):
             continue
         alpha = digit.alpha[..., None] * float(rng.uniform(*style.opacity))
         patch = canvas[top : top + height, left : left + width]
@@ -126,7 +126,6 @@ def _grown(box: Box) -> Box:
     return Box(box.x_min - 0.02, box.y_min - 0.02, box.x_max + 0.02, box.y_max + 0.02)
 
 
-def _visible(patch: np.ndarray, colours: tuple[str, ...]) -> list[str]:
-    """The ink colours that a person could make out on this patch: mean distance of 90 of 441 at least."""
-    ground = patch.reshape(-1, 3)
-    return [name for name in colours if np.linalg.norm(ground - np.array(COLOURS[name]), axis=1).mean() >= 90.0]
+def _visible(patch: np.ndarray, colour: str) -> bool:
+    """Whether a person could make the ink out on this patch: its mean distance from it is 90 of 441 at least."""
+    return bool(np.linalg.norm(patch - np.array(COLOURS[colour]), axis=2).mean() >= 90.0)

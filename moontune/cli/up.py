@@ -62,7 +62,7 @@ async def _run(options: StackOptions, console: Console) -> int:
         loop.add_signal_handler(number, stop.set)
     supervisor = Supervisor(plan(options), probe.ready, lambda line: console.print(f"[yellow]{line}[/]"))
     started = time.monotonic()
-    console.print(f"moontune {version('moontune')}: starting {', '.join(options.services)} on {options.base}")
+    console.print(f"moontune {version('moontune')}: starting on {options.base}, data in {options.data_dir}")
     starting = asyncio.create_task(supervisor.start(START_TIMEOUT_S))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([starting, stopping], return_when=asyncio.FIRST_COMPLETED)
@@ -86,12 +86,13 @@ async def _run(options: StackOptions, console: Console) -> int:
 
 
 def _listening(options: StackOptions) -> Table:
-    table = Table("service", "address", "metrics", "log", box=None, pad_edge=False)
+    table = Table("service", "address", "metrics", "log in the data folder", box=None, pad_edge=False)
     for spec in plan(options):
         for listener in spec.listeners:
             address = f"127.0.0.1:{listener.port}"
+            log = spec.log.relative_to(options.data_dir)
             shown = f"http://{address}" if listener.http else address
-            table.add_row(listener.service, shown, f"http://127.0.0.1:{listener.port + 1000}/metrics", str(spec.log))
+            table.add_row(listener.service, shown, f":{listener.port + 1000}/metrics", str(log))
     return table
 
 

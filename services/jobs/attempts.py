@@ -15,6 +15,9 @@ from moontune.values.rollout import RolloutGroup
 from moontune.values.training import RlGroup
 from services.jobs.peers import Peers
 
+SAME = 1e-6
+"""Rewards of a group that differ by no more are equal."""
+
 
 @dataclass(frozen=True, slots=True)
 class Attempts:
@@ -42,10 +45,11 @@ class Attempts:
         return [result.reward for results in self.results for result in results if result.reward is not None]
 
     @property
-    def mixed_share(self) -> float:
-        """Share of the groups with rewards that differ: those that teach something."""
-        spreads = [{result.reward for result in results if result.reward is not None} for results in self.results]
-        return sum(max(spread) - min(spread) > 1e-6 for spread in spreads if spread) / max(1, len(spreads))
+    def dead_share(self) -> float:
+        """Share of the groups whose rewards are all equal: they teach nothing."""
+        spreads = [[result.reward for result in results if result.reward is not None] for results in self.results]
+        alive = sum(max(spread) - min(spread) > SAME for spread in spreads if spread)
+        return 1.0 - alive / max(1, len(spreads))
 
     @property
     def parse_rate(self) -> float:

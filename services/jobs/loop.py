@@ -137,7 +137,7 @@ def _turn_metrics(attempts: Attempts, result: TrainStepResult, rate: float, trai
     rewards = attempts.rewards or [0.0]
     return {
         TrainKey.REWARD_MEAN: sum(rewards) / len(rewards),
-        TrainKey.DEAD_GROUP_SHARE: 1.0 - attempts.mixed_share,
+        TrainKey.DEAD_GROUP_SHARE: attempts.dead_share,
         **{name: sum(values) / len(values) for name, values in parts.items()},
         **result.metrics,
         JobKey.PARSE_RATE: attempts.parse_rate,

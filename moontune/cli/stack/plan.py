@@ -98,6 +98,7 @@ def _spec(options: StackOptions, name: str, services: tuple[str, ...], module: t
         log=options.data_dir / "logs" / f"{name}.log",
         folder=options.root,
         environment=environment,
+        wave=1 if name in ("jobs", "gateway") else 0,
     )
 
 

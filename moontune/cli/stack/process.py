@@ -27,6 +27,7 @@ class ProcessSpec:
     """What to run: `python <arguments>` in `folder` with `environment` on top of ours.
 
     listeners: the services in it (several when colocated). log: the file that its output is appended to.
+    wave: processes of a higher wave stop before those of a lower one (callers before those they call).
     """
 
     name: str
@@ -35,6 +36,7 @@ class ProcessSpec:
     log: Path
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    wave: int = 0
 
 
 class ServiceProcess:

@@ -54,14 +54,14 @@ class Supervisor:
         self._watches = [asyncio.create_task(self._watch(spec)) for spec in self._specs]
 
     async def stop(self, grace_s: float) -> None:
-        """Stop all in the reverse order of their start (callers before those they call); each drains first."""
+        """Stop all, wave by wave; each process drains first."""
         for watch in self._watches:
             watch.cancel()
         await asyncio.gather(*self._watches, return_exceptions=True)
         self._watches = []
-        for spec in reversed(self._specs):
-            if process := self._running.pop(spec.name, None):
-                await process.stop(grace_s)
+        for wave in sorted({spec.wave for spec in self._specs}, reverse=True):
+            names = [spec.name for spec in self._specs if spec.wave == wave and spec.name in self._running]
+            await asyncio.gather(*(self._running.pop(name).stop(grace_s) for name in names))
 
     async def _until_ready(self, spec: ProcessSpec) -> None:
         process = self._running[spec.name]

@@ -4,11 +4,19 @@ from itertools import pairwise, product
 import pytest
 
 from moontune.errors import InvalidField, InvalidState
+from moontune.values.geometry import Box
+from moontune.values.ground_truth import GroundTruth
 from moontune.values.job import DatasetSource, JobConfig, JobState, Schedule
-from moontune.values.reward import RewardComponent, RewardSpec
+from moontune.values.model_ref import PolicyVersion
+from moontune.values.output import DetectOutput
+from moontune.values.request import SkillRequest
+from moontune.values.reward import RewardComponent, RewardResult, RewardSpec
+from moontune.values.rollout import FinishReason, Rollout, RolloutGroup
 from moontune.values.skill import Skill
 from moontune.values.training import TrainSettings
+from services.jobs.attempts import Attempts
 from services.jobs.cursor import Cursor, indices
+from services.jobs.outlook import outlook_of
 from services.jobs.schedule import learning_rate
 from services.jobs.states import MOVES, Order, check_move, ordered
 
@@ -87,3 +95,30 @@ def test_the_ends_are_ends_and_a_whole_life_is_allowed():
             check_move(end, JobState.RUNNING)
         with pytest.raises(InvalidState):
             ordered(end, Order.RESUME)
+
+
+def test_the_outlook_counts_dead_and_mixed_groups_apart():
+    right, wrong = Box(0.0, 0.0, 0.5, 0.5), Box(0.6, 0.6, 0.9, 0.9)
+    request = SkillRequest(Skill.DETECT, object="digit")
+    policy = PolicyVersion("toy", "sha256:0")
+
+    def group(*boxes: Box) -> RolloutGroup:
+        outputs = [DetectOutput((box,)) for box in boxes]
+        return RolloutGroup(
+            request, tuple(Rollout(Skill.DETECT, o, (), FinishReason.STOP, policy, 0, 1.0) for o in outputs)
+        )
+
+    def results(*rewards: float | None) -> tuple[RewardResult, ...]:
+        return tuple(RewardResult(reward) for reward in rewards)
+
+    attempts = Attempts(
+        (group(right, wrong), group(wrong, wrong), group(right, right), group(wrong, wrong)),
+        (results(1.0, 0.2), results(0.1, 0.2), results(1.0, 1.0), results(0.0, None)),
+        0.0,
+        0.0,
+    )
+    outlook = outlook_of(attempts, [GroundTruth(boxes=(right,))] * 4)
+    assert (outlook.mixed_share, outlook.dead_share) == (0.25, 0.5)
+    assert outlook.reward_mean == pytest.approx(3.5 / 7)
+    assert outlook.n_rollouts == 8
+    assert "25%" in outlook.advice
