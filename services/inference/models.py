@@ -10,10 +10,13 @@ from moontune.checkpoints import CheckpointStore, Manifest
 from moontune.engine.adapter_folders import AdapterFolders
 from moontune.engine.naming import read_model
 from moontune.engine.order import AdapterRef
-from moontune.errors import CheckpointNotFound, InvalidField, Unavailable, WrongBase
+from moontune.errors import CheckpointCorrupt, CheckpointNotFound, InvalidField, Unavailable, WrongBase
+from moontune.telemetry.logs import get_logger
 from moontune.values.inference import ModelInfo
 from moontune.values.model_ref import ModelRef, PolicyVersion
 from moontune.values.skill import Skill
+
+log = get_logger(__name__)
 
 MOST_CHECKED = 65536
 """Manifests remembered between two looks at the store."""
@@ -95,8 +98,8 @@ class Models:
 
     async def named(self, organisation: str) -> list[ModelInfo]:
         """The base, then the organisation's saved steps on it, newest first."""
-        manifests = await asyncio.to_thread(self._all)
-        own = [each for each in manifests if (each.organisation, each.base_digest) == (organisation, self._digest())]
+        manifests, mine = await asyncio.to_thread(self._all), (organisation, self.base.base_digest)
+        own = [each for each in manifests if (each.organisation, each.base_digest) == mine]
         own.sort(key=lambda each: (each.created_at, each.finetune_id, each.step), reverse=True)
         skills = (Skill.QUERY, Skill.POINT, Skill.DETECT)
         saved = [
@@ -105,11 +108,15 @@ class Models:
         ]
         return [ModelInfo(self.base.base, self.base, skills), *saved]
 
-    def _digest(self) -> str:
-        return self.base.base_digest
-
     def _all(self) -> list[Manifest]:
-        return [each for finetune_id in self._store.finetunes() for each in self._store.manifests(finetune_id)]
+        found: list[Manifest] = []
+        for finetune_id in self._store.finetunes():
+            for step in self._store.steps(finetune_id):
+                try:
+                    found.append(self._store.get(finetune_id, step))
+                except (CheckpointCorrupt, CheckpointNotFound) as error:  # damaged, or deleted just now
+                    log.warning("a checkpoint is not listed", finetune_id=finetune_id, step=step, error=error.message)
+        return found
 
     async def _read(self, finetune_id: str, step: int) -> Manifest | None:
         key = (finetune_id, step)

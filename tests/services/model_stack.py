@@ -49,11 +49,15 @@ class ModelStack:
     async def finetune(self, name: str, steps: int = 1) -> Finetune:
         """A finetune trained for some steps on one made-up label, far from the base."""
         made = await self.trainer.create_finetune(NewFinetune("", name, lora=LoraSettings(rank=4)))
+        return await self.finetune_on(made, steps)
+
+    async def finetune_on(self, made: Finetune, steps: int) -> Finetune:
+        """More such steps."""
         label = GroundTruth(boxes=(Box(0.1, 0.1, 0.3, 0.4), Box(0.5, 0.5, 0.9, 0.8)))
-        for step in range(steps):
+        for _ in range(steps):
             group = SftGroup(detect(), label)
             settings = TrainSettings(learning_rate=0.05)
-            result = await self.trainer.train_step(TrainStep(made.id, f"{name}-{step}", (group,), settings))
+            result = await self.trainer.train_step(TrainStep(made.id, "", (group,), settings))
             assert result.applied
         return await self.trainer.get_finetune(made.id)
 
