@@ -3,6 +3,7 @@
 The channel is made on the first call, in the event loop of that call, and belongs to it.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
@@ -95,7 +96,15 @@ class Connection:
         deadline = self._deadline(deadline_s)
 
         async def attempt() -> Response:
-            return await method(requests(), timeout=_left_s(deadline), metadata=self._metadata())
+            raised: list[Exception] = []
+            try:
+                sent = _watched(requests(), raised)
+                return await method(sent, timeout=_left_s(deadline), metadata=self._metadata())
+            except asyncio.CancelledError:
+                # grpc cancels a call whose requests cannot be made; the caller must hear why.
+                if raised:
+                    raise raised[0] from None
+                raise
 
         return await self._target.retry.run(_mapped(attempt), deadline, _name(method))
 
@@ -151,6 +160,15 @@ class Connection:
         if isinstance(request_id, str) and request_id:
             entries["x-request-id"] = request_id  # one id in the logs of every service that a request touches
         return grpc.aio.Metadata(*entries.items())
+
+
+async def _watched(requests: AsyncIterator[Request], raised: list[Exception]) -> AsyncIterator[Request]:
+    try:
+        async for request in requests:
+            yield request
+    except Exception as error:
+        raised.append(error)
+        raise
 
 
 def _mapped(attempt: Callable[[], Any]) -> Callable[[], Any]:
