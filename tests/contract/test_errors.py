@@ -30,9 +30,11 @@ async def build(chassis) -> None:
 
 @pytest.fixture
 async def stub():
-    async with opened([ServiceApp("echo", ServiceSettings(), build)]) as [chassis]:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{chassis.port}") as channel:
-            yield EchoStub(channel)
+    async with (
+        opened([ServiceApp("echo", ServiceSettings(), build)]) as [chassis],
+        grpc.aio.insecure_channel(f"127.0.0.1:{chassis.port}") as channel,
+    ):
+        yield EchoStub(channel)
 
 
 def test_reasons_tell_the_classes_apart():

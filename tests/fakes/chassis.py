@@ -23,9 +23,11 @@ async def echoing(answer, settings=None, worker=None, service="echo"):
 
         chassis.add(add_to_server, EchoServicer(bound))
 
-    async with opened([ServiceApp(service, settings or ServiceSettings(), build)], worker) as [chassis]:
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{chassis.port}") as channel:
-            yield chassis, EchoStub(channel), channel
+    async with (
+        opened([ServiceApp(service, settings or ServiceSettings(), build)], worker) as [chassis],
+        grpc.aio.insecure_channel(f"127.0.0.1:{chassis.port}") as channel,
+    ):
+        yield chassis, EchoStub(channel), channel
 
 
 async def health_of(channel, service: str = "") -> int:
