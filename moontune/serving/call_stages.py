@@ -95,16 +95,16 @@ async def error_mapping(call: RpcCall) -> AsyncGenerator[None, None]:
         raise _mapped(call, error) from error
     except NotImplementedError as error:
         if str(error) != GENERATED_REFUSAL:
-            raise _mapped(call, _unexpected(call)) from error
+            raise _mapped(call, _unexpected(call, error)) from error
         refusal = NotImplementedYet(f"{call.path} is in the contract; this build does not answer it")
         raise _mapped(call, refusal) from error
     except Exception as error:
-        raise _mapped(call, _unexpected(call)) from error
+        raise _mapped(call, _unexpected(call, error)) from error
 
 
-def _unexpected(call: RpcCall) -> Internal:
+def _unexpected(call: RpcCall, error: Exception) -> Internal:
     error_id = uuid.uuid4().hex
-    log.exception("unexpected error", rpc=call.path, error_id=error_id)
+    log.error("unexpected error", rpc=call.path, error_id=error_id, exc_info=error)
     return Internal(f"an internal error happened; its id in the service's log is {error_id}")
 
 
