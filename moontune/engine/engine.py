@@ -142,16 +142,19 @@ class Engine:
         if not orders:
             return
         model = self._base.module
-        keys = list(dict.fromkeys(order.prefix_key for order in orders))
+        shared = list(dict.fromkeys(order.prefix_key for order in orders))
+        keys = shared if self.settings.share_prefixes else [o.prefix_key for o in orders for _ in range(o.count)]
         ready = prefill(
             model,
             [images.get(sha256) for sha256, _ in keys],
             [prompt for _, prompt in keys],
             capacity=max(order.length for order in orders) + SPARE_SLOTS,
         )
-        rows_of = {key: row for row, key in enumerate(keys)}
-        forks = torch.tensor([rows_of[order.prefix_key] for order in orders], device=model.device)
-        fork = forks.repeat_interleave(torch.tensor([order.count for order in orders], device=model.device))
+        fork = torch.arange(len(keys), device=model.device)
+        if self.settings.share_prefixes:
+            rows_of = {key: row for row, key in enumerate(keys)}
+            forks = torch.tensor([rows_of[order.prefix_key] for order in orders], device=model.device)
+            fork = forks.repeat_interleave(torch.tensor([order.count for order in orders], device=model.device))
         batch = Batch(
             model,
             Rows([order.row_start() for order in orders for _ in range(order.count)]),

@@ -20,4 +20,5 @@ class EngineSettings:
     gather_s: float = 0.003
     image_cache_bytes: int = 256 * MEBIBYTE
     adapter_cache_bytes: int = 512 * MEBIBYTE
+    share_prefixes: bool = True
     image_limits: ImageLimits = field(default_factory=ImageLimits)
