@@ -98,7 +98,7 @@ class Connection:
         async def attempt() -> Response:
             raised: list[Exception] = []
             try:
-                sent = _watched(requests(), raised)
+                sent = watched(requests(), raised)
                 return await method(sent, timeout=_left_s(deadline), metadata=self._metadata())
             except asyncio.CancelledError:
                 # grpc cancels a call whose requests cannot be made; the caller must hear why.
@@ -162,7 +162,8 @@ class Connection:
         return grpc.aio.Metadata(*entries.items())
 
 
-async def _watched(requests: AsyncIterator[Request], raised: list[Exception]) -> AsyncIterator[Request]:
+async def watched(requests: AsyncIterator[Request], raised: list[Exception]) -> AsyncIterator[Request]:
+    """The same messages; an error in making them is kept in `raised`, since grpc only cancels the call."""
     try:
         async for request in requests:
             yield request

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from moontune.api.rollout.v1 import rollout_service_pb2 as pb
 from moontune.api.rollout.v1.rollout_service_pb2_grpc import RolloutServiceStub
+from moontune.clients.connection import watched
 from moontune.clients.service_client import ServiceClient
 from moontune.errors import MoontuneError
 from moontune.values.engine import EngineStatus
@@ -57,6 +58,7 @@ class RolloutClient(ServiceClient):
         stream. An order is not retried by itself.
         """
         sent: dict[str, RolloutOrder] = {}
+        raised: list[Exception] = []
 
         async def messages() -> AsyncIterator[pb.StreamRolloutsRequest]:
             async for tag, order in _one_by_one(orders):
@@ -65,18 +67,25 @@ class RolloutClient(ServiceClient):
 
         stub = self._stub
         replies = self._connection.stream(
-            lambda timeout, metadata: stub.StreamRollouts(messages(), timeout=timeout, metadata=metadata),
+            lambda timeout, metadata: stub.StreamRollouts(
+                watched(messages(), raised), timeout=timeout, metadata=metadata
+            ),
             deadline_s,
             attempts=1,
         )
-        async with contextlib.aclosing(replies):
-            async for reply in replies:
-                order = sent.pop(reply.tag, None)
-                if reply.WhichOneof("result") == "error":
-                    yield reply.tag, item_error_from_proto(reply.error)
-                else:
-                    group = rollout_group_from_proto(reply.group)
-                    yield reply.tag, group if order is None else _with_own_request(group, order)
+        try:
+            async with contextlib.aclosing(replies):
+                async for reply in replies:
+                    order = sent.pop(reply.tag, None)
+                    if reply.WhichOneof("result") == "error":
+                        yield reply.tag, item_error_from_proto(reply.error)
+                    else:
+                        group = rollout_group_from_proto(reply.group)
+                        yield reply.tag, group if order is None else _with_own_request(group, order)
+        except asyncio.CancelledError:
+            if raised:
+                raise raised[0] from None  # grpc cancels a call whose orders cannot be made
+            raise
 
     async def engine_status(self, *, deadline_s: float | None = None) -> EngineStatus:
         """What the engine holds and does now."""

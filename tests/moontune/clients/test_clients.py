@@ -182,6 +182,17 @@ async def test_streamed_orders_answer_by_tag_and_one_failure_does_not_end_them(f
     assert type(answers["b"]) is ImageUnknown
 
 
+async def test_an_order_that_cannot_be_made_raises_its_own_error(fakes):
+    def orders():
+        yield "a", RolloutOrder("fake", request())
+        raise InvalidState("no more")
+
+    async with RolloutClient(fakes.address) as client:
+        with pytest.raises(InvalidState, match="no more"):
+            async for _ in client.stream(orders()):
+                pass
+
+
 async def test_rewards_get_images_by_digest_only(fakes):
     sample = RewardSample(request(), PointOutput(()), GroundTruth(points=()))
     async with RewardClient(fakes.address) as client:
