@@ -2,7 +2,6 @@
 
 import json
 import time
-from typing import Self
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,36 +13,33 @@ from moontune.values.job import ENDED_STATES, Job, JobEvent, JobProgress, JobSta
 COLOURS = {JobState.SUCCEEDED: "green", JobState.FAILED: "red", JobState.CANCELLED: "yellow", JobState.PAUSED: "yellow"}
 
 
-class JobView:
-    """Takes a job's events in order and shows them; use it in a `with`.
+def progress_bars(console: Console) -> Progress:
+    """The frame that `JobView`s draw their bars in; use it in a `with`."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+        console=console,
+        refresh_per_second=5,
+    )
 
-    name: shown before the bar. messages: whether lines for what happens are printed above the bar.
+
+class JobView:
+    """One job's bar. Takes the job's events in order.
+
+    name: shown before the bar. messages: whether lines for what happens are printed above the bars.
     """
 
-    def __init__(self, console: Console, name: str = "", *, messages: bool = True) -> None:
-        self._console = console
+    def __init__(self, bars: Progress, name: str = "", *, messages: bool = True) -> None:
         self._messages = messages
         self._rewards: list[float] = []
         self._held_out: float | None = None
         self._first: tuple[float, int] | None = None
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
-            TextColumn("{task.fields[figures]}"),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
-            console=console,
-            refresh_per_second=5,
-        )
-        self._bar: TaskID = self._progress.add_task(escape(name) or "job", total=1, figures="", left="")
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        self._progress = bars
+        self._bar: TaskID = bars.add_task(escape(name) or "job", total=1, figures="", left="")
 
     def take(self, event: JobEvent) -> None:
         """Show one event."""

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from moontune.cli.failure import EXIT_FAILED, plain_errors
-from moontune.cli.job_view import JobView, event_line
+from moontune.cli.job_view import JobView, event_line, progress_bars
 from moontune.cli.server import DEFAULT_SERVER, CaOption, JsonOption, KeyOption, ServerOption, address, credentials
 from moontune.clients.jobs import JobClient
 from moontune.data.job_file import read_job_file
@@ -65,7 +65,8 @@ async def follow(
             sys.stdout.flush()
             last = event if isinstance(event, Job) else last
         return last
-    with JobView(console, name) as view:
+    with progress_bars(console) as bars:
+        view = JobView(bars, name)
         async for event in events:
             view.take(event)
             last = event if isinstance(event, Job) else last

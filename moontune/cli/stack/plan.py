@@ -84,7 +84,10 @@ def listeners(options: StackOptions) -> list[Listener]:
 
 
 def _listener(options: StackOptions, service: str) -> Listener:
-    return Listener(service, options.port(service), http=service == "gateway")
+    if service != "gateway":
+        return Listener(service, options.port(service))
+    behind = tuple(other for other in options.services if other != "gateway")
+    return Listener(service, options.port(service), http=True, needs=behind)
 
 
 def _spec(options: StackOptions, name: str, services: tuple[str, ...], module: tuple[str, ...]) -> ProcessSpec:

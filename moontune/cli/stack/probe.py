@@ -4,6 +4,9 @@ The health call is made with raw bytes (an empty request; a response whose only 
 works without the generated health stubs, which come with the `serve` extra.
 """
 
+from collections.abc import Collection
+from typing import cast
+
 import grpc
 import httpx
 
@@ -19,7 +22,7 @@ TIMEOUT_S = 2.0
 async def ready(listener: Listener) -> bool:
     """True when it answers on loopback that it is ready, within 2 s."""
     address = f"127.0.0.1:{listener.port}"
-    return await (http_ready(f"http://{address}") if listener.http else grpc_ready(address))
+    return await (http_ready(f"http://{address}", listener.needs) if listener.http else grpc_ready(address))
 
 
 async def grpc_ready(address: str) -> bool:
@@ -32,10 +35,14 @@ async def grpc_ready(address: str) -> bool:
             return False
 
 
-async def http_ready(url: str) -> bool:
-    """True when the gateway at `url` answers 200 to GET /health within 2 s: every service behind it is ready."""
+async def http_ready(url: str, needs: Collection[str] | None = None) -> bool:
+    """True when the gateway at `url` says within 2 s that the services behind it are ready: `needs`, or all of them."""
     try:
         async with httpx.AsyncClient(timeout=TIMEOUT_S, trust_env=False) as client:
-            return (await client.get(f"{url}/health")).status_code == 200
-    except httpx.HTTPError:
+            answer = await client.get(f"{url}/health")
+        if needs is None or answer.status_code == 200:
+            return answer.status_code == 200
+        states = cast("dict[str, dict[str, str]]", answer.json())["services"]
+        return all(states.get(name) == "ready" for name in needs)
+    except (httpx.HTTPError, ValueError, KeyError):
         return False

@@ -15,11 +15,15 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """One service's gRPC port (http=True: the gateway's HTTP port) on loopback."""
+    """One service's gRPC port (http=True: the gateway's HTTP port) on loopback.
+
+    needs: of the gateway, the services that must be ready behind it for it to be so.
+    """
 
     service: str
     port: int
     http: bool = False
+    needs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

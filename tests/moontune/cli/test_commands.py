@@ -48,7 +48,7 @@ class Ended:
 async def moontune(*arguments: str) -> Ended:
     """In a process of its own: gRPC wants one event loop a process, and the server's is in this one."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", "from moontune.cli.main import app; app()", *arguments),
+        *(sys.executable, "-m", "moontune.cli", *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
