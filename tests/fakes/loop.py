@@ -132,7 +132,9 @@ class FakeTrainer(trainer_service_pb2_grpc.TrainerServiceServicer):
         self.steps.append(step)
         now = finetune.step + 1
         self.finetunes[finetune.id] = replace(finetune, step=now, adapter_digest=digest_of(finetune.id, now))
-        result = TrainStepResult(now, True, digest_of(finetune.id, now), metrics={"reward_mean": 0.5, "grad_norm": 1.5})
+        unverified = sum(isinstance(group, RlGroup) and not group.verified for group in step.groups)
+        metrics = {"reward_mean": 0.5, "grad_norm": 1.5, "unverified_groups": float(unverified)}
+        result = TrainStepResult(now, True, digest_of(finetune.id, now), metrics=metrics)
         self.answers[step.request_id] = (payload, result)
         return result
 

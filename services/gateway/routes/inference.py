@@ -11,12 +11,12 @@ from ulid import ULID
 
 from moontune.errors import InvalidField, MoontuneError, NotImplementedYet
 from moontune.values.inference import InferenceEvent, InferenceResult, TextDelta
+from moontune.values.output import CaptionOutput, QueryOutput
 from moontune.values.request import SkillRequest
 from moontune.values.sampling import inference_defaults
 from moontune.values.skill import Skill
 from services.gateway.connection import while_connected
 from services.gateway.convert import Json, output_json, settings_of, spatial_refs_of
-from services.gateway.errors import from_moontune
 from services.gateway.images import image_from_url
 from services.gateway.schemas import CaptionBody, InferenceBody, ObjectBody, QueryBody
 from services.gateway.state import GatewayState, state_of
@@ -101,10 +101,19 @@ async def _text(
     events = state.upstream.stream_answer(model, asked)
     try:
         first = await anext(events, None)  # an error before the first piece is an ordinary answer with its status
-    except MoontuneError as error:
-        return from_moontune(error)
+    except NotImplementedYet:
+        # An inference service that does not stream: the whole answer as one piece is the same to the client.
+        events = _as_one_piece(await while_connected(request, state.upstream.answer(model, asked)))
+        first = await anext(events)
     lines = _sse(first, events, str(ULID()))
     return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
+
+
+async def _as_one_piece(result: InferenceResult) -> AsyncGenerator[InferenceEvent, None]:
+    output = result.output
+    text = output.answer if isinstance(output, QueryOutput) else ""
+    yield TextDelta(output.caption if isinstance(output, CaptionOutput) else text)
+    yield result
 
 
 async def _prepared(state: GatewayState, body: InferenceBody, asked: SkillRequest) -> tuple[str, SkillRequest]:
