@@ -11,6 +11,7 @@ from moontune.api.inference.v1 import inference_service_pb2_grpc
 from moontune.auth.context import current_principal
 from moontune.checkpoints import CheckpointStore
 from moontune.engine.adapter_folders import AdapterFolders
+from moontune.engine.gauges import refresh_forever
 from moontune.engine.image_store import ImageStore
 from moontune.errors import NotImplementedYet
 from moontune.serving.chassis import Chassis
@@ -50,6 +51,7 @@ async def build(chassis: Chassis, settings: InferenceSettings) -> None:
     answerer = Answerer(chassis.worker, models, ImageStore(settings.image_bytes), chassis.metrics)
     servicer = InferenceServicer(answerer, models, ProcessAdapters(chassis.worker, models))
     chassis.add(inference_service_pb2_grpc.add_InferenceServiceServicer_to_server, servicer)
+    chassis.spawn(refresh_forever(chassis.worker, chassis.metrics), "engine gauges")
 
 
 class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):

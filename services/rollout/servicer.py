@@ -14,6 +14,7 @@ from moontune.clients.credentials import Credentials
 from moontune.clients.reward import RewardClient
 from moontune.clients.trainer import TrainerClient
 from moontune.engine.adapter_folders import AdapterFolders
+from moontune.engine.gauges import refresh_forever
 from moontune.engine.image_store import ImageStore
 from moontune.errors import Draining, InvalidField, MoontuneError
 from moontune.serving.chassis import Chassis
@@ -56,6 +57,7 @@ async def build(chassis: Chassis, settings: RolloutSettings) -> None:
     generator = Generator(chassis.worker, policies, images, reward, chassis.metrics)
     servicer = RolloutServicer(generator, chassis.worker, chassis.draining, settings.stream_orders)
     chassis.add(rollout_service_pb2_grpc.add_RolloutServiceServicer_to_server, servicer)
+    chassis.spawn(refresh_forever(chassis.worker, chassis.metrics), "engine gauges")
 
 
 class RolloutServicer(rollout_service_pb2_grpc.RolloutServiceServicer):
