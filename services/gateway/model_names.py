@@ -4,7 +4,7 @@ Moondream's client writes `moondream3-preview` for whatever base there is, alone
 """
 
 from moontune.errors import InvalidField, Unavailable
-from moontune.values.model_ref import ModelRef
+from moontune.values.model_ref import FINETUNE_ID, ModelRef
 from services.gateway.upstream import Upstream
 
 BASE_ALIAS = "moondream3-preview"
@@ -25,13 +25,21 @@ class ModelNames:
         """
         ref = ModelRef.parse(model) if model is not None else None
         if adapter is not None:
-            named = ModelRef.parse_adapter(adapter)
+            named = await self._adapter(adapter)
             if ref is not None and ref.finetune_id and (ref.finetune_id, ref.step) != (named.finetune_id, named.step):
                 raise InvalidField.of("adapter", adapter, f"the same step as model, which is {model}")
             ref = ModelRef(ref.base if ref else BASE_ALIAS, named.finetune_id, named.step)
         if ref is None or (ref.finetune_id is None and ref.base == BASE_ALIAS):
             return await self.base()
         return str(ref)
+
+    async def _adapter(self, adapter: str) -> ModelRef:
+        """`<finetune_id>/<step>`, or `<finetune_id>/<checkpoint_id>`, which only the trainer can look up."""
+        finetune_id, _, chosen = adapter.partition("/")
+        if FINETUNE_ID.fullmatch(finetune_id) and FINETUNE_ID.fullmatch(chosen):  # both ids are ULIDs
+            checkpoint = await self._upstream.get_checkpoint(finetune_id, chosen)
+            return ModelRef(None, finetune_id, checkpoint.step)
+        return ModelRef.parse_adapter(adapter)
 
     async def base(self) -> str:
         """The base that inference serves."""

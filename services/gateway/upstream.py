@@ -88,6 +88,10 @@ class Upstream:
 
         return await _all(page)
 
+    async def get_checkpoint(self, finetune_id: str, checkpoint_id: str) -> Checkpoint:
+        """A saved step by its checkpoint's id."""
+        return await self._trainer.get_checkpoint(CheckpointRef(finetune_id, checkpoint_id=checkpoint_id))
+
     async def delete_checkpoint(self, finetune_id: str, step: int) -> None:
         """Delete a saved step."""
         await self._trainer.delete_checkpoint(CheckpointRef(finetune_id, step))

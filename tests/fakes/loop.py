@@ -151,6 +151,13 @@ class FakeTrainer(trainer_service_pb2_grpc.TrainerServiceServicer):
         mine = [one for key, one in sorted(self.saved.items(), reverse=True) if key[0] == request.finetune_id]
         return trainer_pb.ListCheckpointsResponse(checkpoints=[checkpoint_to_proto(one) for one in mine])
 
+    async def GetCheckpoint(self, request, context):
+        ref = checkpoint_ref_from_proto(request.ref)
+        for one in self.saved.values():
+            if one.finetune_id == ref.finetune_id and ref.checkpoint_id == one.id:
+                return trainer_pb.GetCheckpointResponse(checkpoint=checkpoint_to_proto(one))
+        raise CheckpointNotFound(f"no checkpoint {ref.checkpoint_id} of {ref.finetune_id}")
+
     async def DeleteCheckpoint(self, request, context):
         ref = checkpoint_ref_from_proto(request.ref)
         if (ref.finetune_id, ref.step) not in self.saved:

@@ -34,12 +34,20 @@ async def test_the_three_skills(running):
 async def test_models_by_alias_and_by_adapter(running):
     finetune_id = await saved_step(running)
     body = {"object": "x", "image_url": image_url()}
-    for name in ({"model": f"moondream3-preview/{finetune_id}@0"}, {"adapter": f"{finetune_id}/0"}):
+    checkpoint_id = running.trainer.saved[finetune_id, 0].id
+    names = (
+        {"model": f"moondream3-preview/{finetune_id}@0"},
+        {"adapter": f"{finetune_id}/0"},
+        {"adapter": f"{finetune_id}/{checkpoint_id}"},
+    )
+    for name in names:
         answer = (await running.client.post("/v1/detect", json=body | name)).json()
         assert (answer["moontune"]["finetune_id"], answer["moontune"]["step"]) == (finetune_id, 0)
         assert answer["moontune"]["adapter_digest"].startswith("sha256:")
     both = {"model": f"moondream3-preview/{finetune_id}@1", "adapter": f"{finetune_id}/0"}
     assert error_of(await running.client.post("/v1/detect", json=body | both))["param"] == "adapter"
+    unknown = await running.client.post("/v1/detect", json=body | {"adapter": f"{finetune_id}/{'0' * 26}"})
+    assert (unknown.status_code, error_of(unknown)["code"]) == (404, "CHECKPOINT_NOT_FOUND")
     unsaved = await running.client.post("/v1/detect", json=body | {"model": f"moondream3-preview/{finetune_id}@7"})
     assert (unsaved.status_code, error_of(unsaved)["code"]) == (404, "STEP_NOT_SAVED")
     assert (await running.client.post("/v1/detect", json=body | {"model": "a/b@c"})).status_code == 400
