@@ -13,7 +13,8 @@ from moontune.errors import StepNotFound
 from moontune.values.adapter import CHUNK_BYTES, AdapterManifest, BundleFile
 from moontune.values.model_ref import PolicyVersion
 from services.trainer.folders import StepFolders
-from services.trainer.ledger import Ledger, StepRow
+from services.trainer.ledger import Ledger
+from services.trainer.rows import StepRow
 from services.trainer.saved import SavedCheckpoints
 from services.trainer.spool import new_spool
 

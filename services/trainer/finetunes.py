@@ -13,8 +13,9 @@ from moontune.serving.worker import ModelWorker
 from moontune.values.finetune import Finetune, FinetuneKind, NewFinetune
 from moontune.values.page import Page
 from services.trainer.folders import StepFolders
-from services.trainer.ledger import Answer, FinetuneRow, Ledger
+from services.trainer.ledger import Answer, Ledger
 from services.trainer.orders import CreateOrder, WrittenStep
+from services.trainer.rows import FinetuneRow
 from services.trainer.saved import SavedCheckpoints
 from services.trainer.turns import Turns, uninterrupted
 

@@ -5,7 +5,7 @@ retry finds the answer, a crash before it finds nothing. Blocking: callers run i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -14,8 +14,9 @@ from sqlalchemy.exc import IntegrityError
 
 from moontune.errors import FinetuneExists, FinetuneNotFound, RequestIdReused, StepMismatch, StepNotFound
 from moontune.serving.database import for_reading
-from moontune.values.finetune import Finetune, FinetuneKind, LoraSettings, LoraTarget
+from moontune.values.finetune import Finetune
 from services.trainer import tables
+from services.trainer.rows import FinetuneRow, StepRow, finetune_columns, finetune_row, step_row
 
 REQUESTS_KEPT = timedelta(days=7)
 
@@ -31,27 +32,6 @@ class Answer:
     request_id: str
     payload_digest: str
     response: Json
-
-
-@dataclass(frozen=True, slots=True)
-class FinetuneRow:
-    """A finetune and the name of the folder that holds its present step."""
-
-    finetune: Finetune
-    folder: str
-
-
-@dataclass(frozen=True, slots=True)
-class StepRow:
-    """An applied step. folder is "" once its files have expired; size_bytes is of its files."""
-
-    finetune_id: str
-    step: int
-    adapter_digest: str
-    folder: str
-    size_bytes: int
-    applied_at: datetime
-    metrics: Mapping[str, float] = field(default_factory=dict[str, float])
 
 
 class Ledger:
@@ -99,7 +79,7 @@ class Ledger:
         finetune = row.finetune
         try:
             with self.engine.begin() as connection:
-                connection.execute(sa.insert(tables.finetunes).values(_finetune_columns(row)))
+                connection.execute(sa.insert(tables.finetunes).values(finetune_columns(row)))
                 connection.execute(
                     sa.insert(tables.steps).values(
                         finetune_id=finetune.id,
@@ -126,7 +106,7 @@ class Ledger:
             row = connection.execute(query).mappings().one_or_none()
         if row is None:
             raise FinetuneNotFound(f"there is no finetune {finetune_id!r}", metadata={"finetune_id": finetune_id})
-        return _finetune_row(row)
+        return finetune_row(row)
 
     def named(self, organisation: str, name: str) -> FinetuneRow | None:
         """The finetune of this name, or None."""
@@ -136,7 +116,7 @@ class Ledger:
         )
         with self._reader.connect() as connection:
             row = connection.execute(query).mappings().one_or_none()
-        return None if row is None else _finetune_row(row)
+        return None if row is None else finetune_row(row)
 
     def list_finetunes(self, organisation: str, limit: int, before_id: str = "") -> list[FinetuneRow]:
         """Newest first; `before_id` continues after that finetune of the page before."""
@@ -146,7 +126,7 @@ class Ledger:
             query = query.where(table.c.id < before_id)
         with self._reader.connect() as connection:
             rows = connection.execute(query.order_by(table.c.id.desc()).limit(limit)).mappings()
-            return [_finetune_row(row) for row in rows]
+            return [finetune_row(row) for row in rows]
 
     def delete_finetune(self, organisation: str, finetune_id: str, answer: Answer) -> None:
         """Hide a finetune, its steps and its checkpoints; its id and rows stay, so that neither is used again."""
@@ -230,14 +210,14 @@ class Ledger:
             raise StepNotFound(
                 f"finetune {finetune_id} has no step {step}", metadata={"finetune_id": finetune_id, "step": str(step)}
             )
-        return _step_row(row)
+        return step_row(row)
 
     def steps(self, finetune_id: str) -> list[StepRow]:
         """All steps of the present line, ascending."""
         table = tables.steps
         query = sa.select(table).where(table.c.finetune_id == finetune_id).order_by(table.c.step)
         with self._reader.connect() as connection:
-            return [_step_row(row) for row in connection.execute(query).mappings()]
+            return [step_row(row) for row in connection.execute(query).mappings()]
 
     def recent_digests(self, finetune_id: str, count: int) -> dict[int, str]:
         """Adapter digests of the last `count` steps, by step."""
@@ -297,62 +277,4 @@ def insert_answer(connection: sa.Connection, answer: Answer) -> None:
             response=dict(answer.response),
             created_at=datetime.now(UTC),
         )
-    )
-
-
-def lora_columns(lora: LoraSettings) -> dict[str, object]:
-    """An adapter's shape as a JSON column."""
-    return {"rank": lora.rank, "alpha": lora.alpha, "targets": [str(t) for t in lora.targets], "seed": lora.seed}
-
-
-def _finetune_columns(row: FinetuneRow) -> dict[str, object]:
-    finetune = row.finetune
-    return {
-        "id": finetune.id,
-        "organisation": finetune.organisation,
-        "name": finetune.name,
-        "base": finetune.base,
-        "base_digest": finetune.base_digest,
-        "kind": finetune.kind.value,
-        "lora": lora_columns(finetune.lora),
-        "step": finetune.step,
-        "adapter_digest": finetune.adapter_digest,
-        "folder": row.folder,
-        "created_at": finetune.created_at,
-        "updated_at": finetune.updated_at,
-    }
-
-
-def _finetune_row(fields: sa.RowMapping) -> FinetuneRow:
-    lora = fields["lora"]
-    finetune = Finetune(
-        id=fields["id"],
-        name=fields["name"],
-        organisation=fields["organisation"],
-        base=fields["base"],
-        base_digest=fields["base_digest"],
-        kind=FinetuneKind(fields["kind"]),
-        lora=LoraSettings(
-            rank=lora["rank"],
-            alpha=lora["alpha"],
-            targets=tuple(LoraTarget(target) for target in lora["targets"]),
-            seed=lora["seed"],
-        ),
-        step=fields["step"],
-        adapter_digest=fields["adapter_digest"],
-        created_at=fields["created_at"],
-        updated_at=fields["updated_at"],
-    )
-    return FinetuneRow(finetune, fields["folder"])
-
-
-def _step_row(fields: sa.RowMapping) -> StepRow:
-    return StepRow(
-        finetune_id=fields["finetune_id"],
-        step=fields["step"],
-        adapter_digest=fields["adapter_digest"],
-        folder=fields["folder"],
-        size_bytes=fields["size_bytes"],
-        applied_at=fields["applied_at"],
-        metrics=fields["metrics"],
     )

@@ -18,6 +18,7 @@ from moontune.model.prompt import build_prompt
 from moontune.model.scoring import ScoredBatch, ScoringGroup, ScoringRollout, score_groups
 from moontune.telemetry.names import TrainKey
 from moontune.values.rollout import Decision, Head
+from moontune.values.skill import Skill
 from moontune.values.training import Group, RlGroup, TrainSettings
 from services.trainer import kl
 from services.trainer.batch import PlannedGroup, group_decisions
@@ -76,7 +77,7 @@ class BatchPass:
         self._loss, _ = LOSSES[settings.loss]
         self._parameters = LossParameters(settings.clip_low, settings.clip_high)
         self._before: dict[int, Tensor] = {}
-        self._kl_measured = False
+        self._kl_measured: set[Skill] = set()
 
     def run(self, planned: Sequence[PlannedGroup]) -> None:
         """Forward and backward of one micro-batch; gradients are added to what is there.
@@ -88,7 +89,11 @@ class BatchPass:
         with health.timed(TrainKey.SECONDS_FORWARD):
             groups = [self._spool.group(plan.index) for plan in planned]
             scoring = [self._scoring_group(plan, group) for plan, group in zip(planned, groups, strict=True)]
-            exact = self._settings.kl_weight > 0 or self._settings.entropy_weight > 0 or not self._kl_measured
+            exact = (
+                self._settings.kl_weight > 0
+                or self._settings.entropy_weight > 0
+                or not {plan.skill for plan in planned} <= self._kl_measured
+            )
             scored = score_groups(self._base.module, scoring, distributions=exact)
             loss = self._reinforced(planned, scoring, scored) + self._supervised(planned, scored)
         if not bool(torch.isfinite(loss)):
@@ -142,11 +147,8 @@ class BatchPass:
             kl_N = self._kl(scoring, scored)[at_N]
             self._health.by_head("kl", kl_N, batch.heads)
             loss = loss + self._settings.kl_weight * (batch.weight_N * kl_N).sum()
-        elif not self._kl_measured:
-            # Off as a penalty, still a health figure: measured on the first micro-batch alone, to keep it cheap.
-            with torch.no_grad():
-                self._health.by_head("kl", self._kl(scoring, scored)[at_N], batch.heads)
-        self._kl_measured = True
+        for g in mine:
+            self._measure_kl(scoring[g], scored, g)
         return loss
 
     def _supervised(self, planned: Sequence[PlannedGroup], scored: ScoredBatch) -> Tensor:
@@ -225,6 +227,26 @@ class BatchPass:
             torch.where(seen_N, trusted.factor_N, fresh.factor_N),
             trusted.masked_R,
         )
+
+    def _measure_kl(self, group: ScoringGroup, scored: ScoredBatch, g: int) -> None:
+        """Where it is off as a penalty: the health figure, from one group of each skill (a forward pass of it)."""
+        if self._settings.kl_weight > 0 or group.skill in self._kl_measured:
+            return
+        self._kl_measured.add(group.skill)
+        spans = scored.spans[g]
+        with torch.no_grad(), self._adapters.off():
+            reference = score_groups(self._base.module, [group], distributions=True)
+        start, stop = spans[0].start, spans[-1].stop
+        mine = {
+            head: (at_N[inside] - start, logprobs_NK[inside])
+            for head, (at_N, logprobs_NK) in scored.distributions.items()
+            if bool((inside := (at_N >= start) & (at_N < stop)).any())
+        }
+        with torch.no_grad():
+            kl_M = kl.k3(scored.logprobs_M[start:stop], reference.logprobs_M)
+            kl_M = _replaced(kl_M, mine, reference.distributions)
+        heads = [decision.head for rollout in group.rollouts for decision in rollout.decisions]
+        self._health.by_head("kl", kl_M, heads)
 
     def _kl(self, scoring: Sequence[ScoringGroup], scored: ScoredBatch) -> Tensor:
         """KL to the base of each of the M decisions: exact over the bin and go heads, k3 (weighted) over tokens."""

@@ -13,7 +13,8 @@ from datetime import UTC, datetime, timedelta
 
 from moontune.telemetry.logs import get_logger
 from services.trainer.folders import StepFolders
-from services.trainer.ledger import Ledger, StepRow
+from services.trainer.ledger import Ledger
+from services.trainer.rows import StepRow
 from services.trainer.saved import SavedCheckpoints
 from services.trainer.saves import Saves
 from services.trainer.turns import Turns

@@ -19,7 +19,8 @@ from moontune.serving.worker import ModelWorker
 from moontune.values.finetune import Checkpoint, CheckpointRef, Finetune
 from moontune.values.page import Page
 from services.trainer.folders import StepFolders
-from services.trainer.ledger import Answer, Ledger, StepRow
+from services.trainer.ledger import Answer, Ledger
+from services.trainer.rows import StepRow
 from services.trainer.saved import SavedCheckpoints
 from services.trainer.spool import new_spool
 from services.trainer.trainer_state import TRAINER_STATE_FILE, TrainerState

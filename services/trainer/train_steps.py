@@ -15,8 +15,9 @@ from moontune.values.finetune import Finetune
 from moontune.values.training import Group, TrainStep, TrainStepResult
 from services.trainer.folders import StepFolders
 from services.trainer.groups import check_group
-from services.trainer.ledger import Answer, FinetuneRow, Ledger, StepRow
+from services.trainer.ledger import Answer, Ledger
 from services.trainer.orders import StepOutcome, TrainOrder
+from services.trainer.rows import FinetuneRow, StepRow
 from services.trainer.spool import Spool, named_group, new_spool
 from services.trainer.turns import Turns, uninterrupted
 
