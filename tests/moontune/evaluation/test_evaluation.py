@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from moontune.errors import InvalidField
@@ -38,6 +38,7 @@ HALF = Box(0.0, 0.0, 0.5, 1.0)
 QUARTER = Box(0.0, 0.0, 0.25, 1.0)
 
 unit = st.floats(0.0, 1.0, allow_nan=False)
+EXAMPLES = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 boxes = st.builds(lambda a, b, c, d: Box(min(a, b), min(c, d), max(a, b), max(c, d)), unit, unit, unit, unit)
 
 
@@ -48,6 +49,7 @@ def test_iou_matrix_by_hand():
     assert iou_matrix([Box(float("nan"), 0, 1, 1), Box(0.3, 0.3, 0.3, 0.9)], [HALF]).tolist() == [[0.0], [0.0]]
 
 
+@EXAMPLES
 @given(st.lists(boxes, max_size=5), st.lists(boxes, max_size=5))
 def test_iou_matrix_agrees_with_the_scalar_form(left, right):
     expected = np.array([[iou(a, b) for b in right] for a in left]).reshape(len(left), len(right))
@@ -63,7 +65,7 @@ def test_greedy_takes_the_best_pair_and_can_lose_a_second_one():
     assert most_matches(scores, 0.85)[0].score == 0.9
 
 
-@settings(max_examples=60, deadline=None)
+@EXAMPLES
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(0, 10_000), st.floats(0.1, 0.9))
 def test_matchings_against_brute_force(rows, columns, seed, threshold):
     scores = np.round(np.random.default_rng(seed).random((rows, columns)), 2)
@@ -125,6 +127,7 @@ def test_exact_match(answer, references, right):
     assert is_exact_match(answer, references) is right
 
 
+@EXAMPLES
 @given(st.text(max_size=200))
 def test_normalising_twice_changes_nothing_more(text):
     assert normalise(normalise(text)) == normalise(text)
