@@ -179,3 +179,25 @@ def test_an_image_is_encoded_once(engine: Engine, make_order: MakeOrder) -> None
     assert (images.name, images.hits, images.misses) == ("image", 1, 1)
     named = replace(ask(Skill.QUERY), image=ask(Skill.QUERY).image.named())  # pyright: ignore[reportOptionalMemberAccess]
     assert engine.generate(Caller(), make_order(named)).group.rollouts  # its tokens are held, so no bytes are needed
+
+
+def test_who_stays_is_not_disturbed_by_who_leaves(base: BaseModel, make_order: MakeOrder) -> None:
+    engine = Engine(base, EngineSettings(gather_s=0.3))
+    leaving, staying = Caller(patience=3), Caller()
+    lost = make_order(ask(Skill.QUERY, "lost", max_tokens=60, temperature=2.0), 5)
+    kept = make_order(ask(Skill.QUERY, "kept", max_tokens=60, temperature=2.0), 3)
+    results: list[Generation] = []
+
+    def leave() -> None:
+        with pytest.raises(Cancelled):
+            engine.generate(leaving, lost)
+
+    def stay() -> None:
+        results.append(engine.generate(staying, kept))
+
+    threads = [threading.Thread(target=leave), threading.Thread(target=stay)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_same(results[0], Engine(base, EngineSettings(gather_s=0.0)).generate(Caller(), kept))
