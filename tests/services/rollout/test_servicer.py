@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import os
+import signal
 from collections.abc import AsyncGenerator
 from dataclasses import replace
 
@@ -21,6 +23,7 @@ from moontune.errors import (
     ModelNotFound,
     MoontuneError,
     StepNotFound,
+    WorkerDied,
 )
 from moontune.telemetry import names
 from moontune.values.geometry import Box, Point
@@ -254,3 +257,25 @@ async def test_errors_are_ours(stack: ModelStack) -> None:
     with pytest.raises(MoontuneError) as caught:
         await stack.rollout.generate(order(model=f"base/{MISSING}@1"))
     assert caught.value.reason == "FINETUNE_NOT_FOUND"
+
+
+@pytest.mark.slow
+async def test_a_killed_worker_fails_its_calls_and_comes_back(stack: ModelStack) -> None:
+    """Runs last: it takes the worker away from everybody."""
+    worker = stack.chassis["rollout"].worker
+    assert worker is not None
+    assert worker.pid is not None
+    wanted = await stack.rollout.generate(order())
+    settings = SamplingSettings(4.0, max_tokens=2000)
+    long = SkillRequest(Skill.QUERY, picture(), question="x" * 20, settings=settings)
+    address = f"127.0.0.1:{stack.chassis['rollout'].port}"
+    async with RolloutClient(address, retry=RetryPolicy(attempts=1)) as client:
+        running = asyncio.create_task(client.generate(order(request=long, count=64)))
+        while (await client.engine_status()).running == 0:  # noqa: ASYNC110  # the engine raises no event
+            await asyncio.sleep(0.005)
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(WorkerDied):
+            await running
+    while not worker.ready:  # noqa: ASYNC110
+        await asyncio.sleep(0.05)
+    assert_same(await stack.rollout.generate(order()), wanted)
