@@ -4,13 +4,14 @@ The front tells it where the present step is and where the new one goes; it answ
 disk. Whether that folder becomes the finetune's step is decided by the front's transaction, not here.
 """
 
+import errno
 import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from moontune.errors import Cancelled, NonFiniteStep, WrongBase
+from moontune.errors import Cancelled, NonFiniteStep, ResourceExhausted, Unavailable, WrongBase
 from moontune.model.base_model import BaseModel, share_base
 from moontune.model.lora import Adapters
 from moontune.telemetry.names import TrainKey
@@ -178,7 +179,12 @@ class Learner:
         client_state: bytes | None,
         metrics: dict[str, float],
     ) -> WrittenStep:
-        return write_step(Path(folder), finetune, step, self._adapters, live.state(), client_state, metrics)
+        try:
+            return write_step(Path(folder), finetune, step, self._adapters, live.state(), client_state, metrics)
+        except OSError as error:
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            kind = ResourceExhausted if full else Unavailable
+            raise kind(f"step {step} cannot be written ({error}); nothing was applied") from error
 
     def _check_base(self, finetune: Finetune) -> None:
         if finetune.base_digest != self._base.digest:

@@ -1,5 +1,7 @@
 """The trainer through a real channel, in a real process: what it answers, what it refuses, what it never half-does."""
 
+import asyncio
+import contextlib
 import io
 import math
 from dataclasses import replace
@@ -169,6 +171,26 @@ async def test_a_step_moves_the_policy_and_a_retry_does_not(client: TrainerClien
         await client.train_step(replace(order, request_id="step-2"))
     now = await client.get_finetune(finetune.id)
     assert (now.step, now.adapter_digest) == (1, result.adapter_digest)
+
+
+async def test_a_step_whose_caller_leaves_is_whole_or_not_there(client: TrainerClient, finetune: Finetune) -> None:
+    groups = tuple(unverified(seed) for seed in range(40))
+    for number, wait_s in enumerate((0.05, 0.3)):
+        order = step_of(finetune, *groups, request_id=f"left-{number}", expected_step=number)
+        sent = asyncio.create_task(client.train_step(order))
+        await asyncio.sleep(wait_s)
+        sent.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sent
+        result = await client.train_step(order)  # replayed where it was applied, else applied now
+        assert (result.step, result.applied) == (number + 1, True)
+        assert (await client.get_finetune(finetune.id)).adapter_digest == result.adapter_digest
+
+
+async def test_finetunes_are_trained_side_by_side(client: TrainerClient) -> None:
+    made = [await client.create_finetune(NewFinetune("", f"side-{n}", lora=LoraSettings(1 + n))) for n in range(3)]
+    await asyncio.gather(*(client.train_step(step_of(each)) for each in made for _ in range(2)))
+    assert [(await client.get_finetune(each.id)).step for each in made] == [2, 2, 2]
 
 
 async def test_nothing_to_learn_is_told_and_replayable(client: TrainerClient, finetune: Finetune) -> None:
