@@ -1,5 +1,6 @@
 """Messages of the trainer's contract to values and back, where `moontune.wire` has no noun for a whole request."""
 
+import asyncio
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator
 
@@ -68,7 +69,8 @@ async def read_groups(messages: AsyncIterable[pb.TrainStepRequest]) -> AsyncIter
     async for message in messages:
         if message.WhichOneof("payload") != "group":
             raise InvalidField.of(f"groups[{index}]", message.WhichOneof("payload"), "group after the header")
-        yield group_from_proto(message.group, f"groups[{index}]")
+        # Off the event loop: a group of 32 MiB takes long enough to be seen in health checks.
+        yield await asyncio.to_thread(group_from_proto, message.group, f"groups[{index}]")
         index += 1
 
 
