@@ -48,9 +48,13 @@ class Batch:
         cache: KvCache,
         last_BD: Tensor,
     ) -> None:
-        """All sequences are as long as `rows`; `last_BD` comes from the prefixes' last positions."""
+        """All sequences are as long as `rows`; `last_BD` comes from the prefixes' last positions.
+
+        stopped, close: by sequence, whether it ended by itself, and whether a greedy choice of it was a close call.
+        """
         self.trace = Trace(len(rows))
         self.stopped = np.zeros(len(rows), dtype=bool)
+        self.close = np.zeros(len(rows), dtype=bool)
         self.steps = 0
         self._model = model
         self._special = model.config.tokenizer
@@ -58,6 +62,7 @@ class Batch:
         self._temperature = torch.tensor([each.temperature for each in settings], device=model.device)
         self._top_p = torch.tensor([each.top_p for each in settings], device=model.device)
         self._cuts = any(each.top_p < 1.0 for each in settings)
+        self._greedy = any(each.temperature == 0.0 for each in settings)
         self._allowed = {
             phase: sampling.allowed_tokens([phase], model.config, model.device) for phase in decisions.Phase
         }
@@ -188,6 +193,9 @@ class Batch:
             self._top_p[picked.index] if head is Head.TOKEN and self._cuts else None,
         )
         sequences = self._rows.sequence[picked.rows]
+        if self._greedy:
+            close_R = sampling.close_calls(logits_RK, self._temperature[picked.index], allowed_RK).cpu().numpy()
+            self.close[sequences[close_R]] = True
         choices, logprobs = drawn.choices_N.cpu().numpy(), drawn.log_probs_N.cpu().numpy()
         if only is None:
             self.trace.add(head, sequences, choices, logprobs, drawn.nuclei if self._cuts else ())

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from moontune.engine.adapters import AdapterSlots
@@ -165,7 +166,16 @@ class Engine:
         )
         prefilled = time.monotonic()
         batch.run(Callers(orders).abandoned)
+        if len(orders) > 1:
+            self._settle_close_calls(orders, batch, vision_adapter)
         self._answer(orders, batch, started, prefilled)
+
+    def _settle_close_calls(self, orders: Sequence[PlannedOrder], batch: Batch, vision_adapter: str) -> None:
+        """Decode orders with a close greedy choice once more, each alone, so that their batch has no say in it."""
+        firsts = np.cumsum([0, *(order.count for order in orders[:-1])])
+        for first, planned in zip(firsts, orders, strict=True):
+            if batch.close[first : first + planned.count].any() and not gave_up(planned.entry):
+                self._decode([planned.entry], vision_adapter)
 
     def _answer(self, orders: Sequence[PlannedOrder], batch: Batch, started: float, prefilled: float) -> None:
         """Turn the batch's record into each order's answer."""
@@ -174,7 +184,7 @@ class Engine:
         for planned in orders:
             entry = planned.entry
             rollouts = tuple(self._rollout(planned, seed, *next(decided)) for seed in planned.seeds())
-            if not gave_up(entry):
+            if entry.outcome is None and not gave_up(entry):
                 usage = Usage(
                     input_tokens=planned.length,
                     output_tokens=sum(len(rollout.decisions) for rollout in rollouts),

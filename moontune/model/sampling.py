@@ -14,6 +14,10 @@ from torch import Tensor
 from moontune.model.config import MoondreamConfig
 from moontune.model.decisions import Phase, suppressed_ids
 
+CLOSE = 1e-4
+"""Greedy choices that lead by less may fall otherwise in another batch: fp32 sums round by the shape of the batch,
+about 1e-6 of a logit."""
+
 NEVER = -1.0e9
 """Logit of a choice that is not allowed: probability exactly 0, gradient finite (minus infinity would give NaN)."""
 
@@ -75,6 +79,13 @@ def draw(log_probs_NK: Tensor, uniform_N: Tensor) -> Tensor:
     wanted_N1 = uniform_N.double().unsqueeze(-1) * total_N1
     last_N1 = torch.searchsorted(cumulative_NK, total_N1)
     return torch.minimum(torch.searchsorted(cumulative_NK, wanted_N1, right=True), last_N1).squeeze(-1)
+
+
+def close_calls(logits_NK: Tensor, temperature_N: Tensor, allowed_NK: Tensor | None = None) -> Tensor:
+    """Bool [N]: greedy rows whose likeliest choice leads the next one by less than CLOSE."""
+    logits_NK = logits_NK.float() if allowed_NK is None else logits_NK.float().masked_fill(~allowed_NK, NEVER)
+    first_two_N2 = logits_NK.topk(2, dim=-1).values
+    return (temperature_N == 0) & (first_two_N2[:, 0] - first_two_N2[:, 1] < CLOSE)
 
 
 def sample(

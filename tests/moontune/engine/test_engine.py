@@ -5,13 +5,19 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from torch import Tensor
 
+from moontune.engine import engine as engine_module
 from moontune.engine.engine import Engine
 from moontune.engine.order import AdapterRef, Generation, GenerationOrder
 from moontune.engine.settings import EngineSettings
 from moontune.errors import Cancelled, CheckpointCorrupt, ImageInvalid, ImageTooLarge, ImageUnknown, InvalidField
 from moontune.imaging.decode import ImageLimits
+from moontune.model import sampling
 from moontune.model.base_model import BaseModel
+from moontune.model.inputs import Prefilled
+from moontune.model.moondream import Moondream
+from moontune.model.prompt import Prompt
 from moontune.values.image import Image
 from moontune.values.output import CaptionOutput, DetectOutput, PointOutput, QueryOutput
 from moontune.values.rollout import FinishReason, Head, Rollout
@@ -53,6 +59,28 @@ def test_greedy_rollouts_are_equal_and_cost_nothing(engine: Engine, make_order: 
         group = engine.generate(Caller(), make_order(ask(skill, temperature=0.0), 3)).group
         assert len({rollout.decisions for rollout in group.rollouts}) == 1
         assert all(each.logprob == 0.0 for each in group.rollouts[0].decisions)
+
+
+def test_a_close_greedy_call_is_settled_alone(
+    base: BaseModel, make_order: MakeOrder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every greedy choice counts as close here, so every greedy order must be decoded once more, by itself.
+    monkeypatch.setattr(sampling, "CLOSE", 1e9)
+    sizes: list[int] = []
+    plain = engine_module.prefill
+
+    def counted(model: Moondream, images: list[Tensor | None], prompts: list[Prompt], capacity: int) -> Prefilled:
+        sizes.append(len(prompts))
+        return plain(model, images, prompts, capacity=capacity)
+
+    monkeypatch.setattr(engine_module, "prefill", counted)
+    engine = Engine(base, EngineSettings(gather_s=0.0))
+    orders = [make_order(ask(Skill.DETECT, f"thing {index}", temperature=0.0), 1) for index in range(3)]
+    hot = make_order(ask(Skill.DETECT, "hot"), 1)
+    together = engine.generate_all([(Caller(), order) for order in [*orders, hot]])
+    assert sizes == [4, 1, 1, 1], "one batch of all, then each greedy order alone; the sampled one is left as it is"
+    for got, order in zip(together[:3], orders, strict=True):
+        assert got.group == engine.generate(Caller(), order).group
 
 
 def test_greedy_and_sampled_share_a_batch(engine: Engine, make_order: MakeOrder) -> None:

@@ -8,7 +8,7 @@ import torch
 from moontune.model.base_model import BaseModel
 from moontune.model.decisions import Phase
 from moontune.model.inputs import segment_mask
-from moontune.model.sampling import allowed_tokens, draw, entropy, log_distribution, nucleus_of, sample
+from moontune.model.sampling import allowed_tokens, close_calls, draw, entropy, log_distribution, nucleus_of, sample
 
 LOGITS = torch.tensor([[0.0, math.log(2.0), math.log(5.0)]])
 """Probabilities 1/8, 2/8, 5/8."""
@@ -121,3 +121,11 @@ def test_region_features_by_hand(base: BaseModel) -> None:
     torch.testing.assert_close(
         region.embed_sizes(torch.tensor([0.1, 0.2])), region.size_encoder(features), atol=1e-5, rtol=1e-5
     )
+
+
+def test_close_calls_are_greedy_rows_whose_best_two_are_near() -> None:
+    logits = torch.tensor([[1.0, 1.00005, 0.0], [1.0, 1.00005, 0.0], [1.0, 1.5, 0.0], [1.0, 1.00005, 0.0]])
+    temperature = torch.tensor([0.0, 0.7, 0.0, 0.0])
+    allowed = torch.tensor([[True, True, True]] * 3 + [[False, True, True]])
+    assert close_calls(logits, temperature, allowed).tolist() == [True, False, False, False]
+    assert close_calls(logits, temperature).tolist() == [True, False, False, True]
