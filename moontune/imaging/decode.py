@@ -34,7 +34,7 @@ class ImageInfo:
 def inspect_image(data: bytes, field: str = "image", limits: ImageLimits | None = None) -> ImageInfo:
     """Read the header only; raises ImageInvalid or ImageTooLarge, naming `field`."""
     with _open(data, field, limits or ImageLimits()) as image:
-        return ImageInfo(FORMATS[str(image.format)], image.width, image.height)
+        return ImageInfo(_media_type(image), image.width, image.height)
 
 
 def decode_image(data: bytes, field: str = "image", limits: ImageLimits | None = None) -> NDArray[np.uint8]:
@@ -67,6 +67,11 @@ def _open(data: bytes, field: str, limits: ImageLimits) -> Image.Image:
     if image.width * image.height > limits.pixels:
         raise ImageTooLarge.of(field, f"{image.width} x {image.height} pixels", allowed_pixels)
     return image
+
+
+def _media_type(image: Image.Image) -> str:
+    """Pillow calls a jpeg with further pictures behind the first (many phones write them) MPO; it is a jpeg."""
+    return FORMATS.get(str(image.format), FORMATS["JPEG"])
 
 
 def _rgb(image: Image.Image) -> Image.Image:

@@ -96,6 +96,12 @@ def test_one_bit_grey_and_cmyk() -> None:
     np.testing.assert_allclose(decode_image(encoded(cmyk, "JPEG", quality=95))[4, 4], RED, atol=6)
 
 
+def test_a_jpeg_with_further_pictures_is_a_jpeg() -> None:
+    data = encoded(half_and_half(16, 8), "MPO", save_all=True, append_images=[half_and_half(16, 8)], quality=95)
+    assert inspect_image(data) == ImageInfo("image/jpeg", 16, 8)
+    np.testing.assert_allclose(decode_image(data)[4, 2], RED, atol=6)
+
+
 def test_an_animation_counts_as_its_first_frame() -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in (RED, BLUE)]
     data = encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:], lossless=True)
