@@ -10,6 +10,7 @@ import multiprocessing
 import queue
 import threading
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import ForkingPickler
@@ -26,13 +27,17 @@ from moontune.serving.worker_protocol import (
     Stop,
     WorkerSpec,
 )
-from moontune.telemetry.logs import LogSettings
+from moontune.telemetry.logs import LogSettings, get_logger
 
 STOP_TIMEOUT_S = 10.0
+NEVER_STARTED = -1
+"""In place of the exit code of a process that the system would not start."""
+
+log = get_logger(__name__)
 
 
 class WorkerGone(Exception):
-    """The process ended before it was ready."""
+    """The process ended before it was ready, or was never started."""
 
 
 class WorkerLink:
@@ -57,8 +62,14 @@ class WorkerLink:
         self._pid: int | None = None
 
     async def spawn(self) -> None:
-        """Start the process and the threads."""
-        await asyncio.to_thread(self._process.start)
+        """Start the process and the threads; where the system refuses a process, `ready` and `dead` tell."""
+        try:
+            await asyncio.to_thread(self._process.start)
+        except OSError as error:
+            self._connection.close()
+            self._far_end.close()
+            self._end(f"the worker process cannot be started: {error}", NEVER_STARTED)
+            return
         self._pid = self._process.pid
         self._far_end.close()  # so that the pipe ends when the worker does
         for target in (self._read, self._write):
@@ -89,16 +100,21 @@ class WorkerLink:
 
     def _read(self) -> None:
         connection: Connection = self._connection
-        with contextlib.suppress(EOFError, OSError):
+        try:
             while True:
                 self._post(self._receive, connection.recv())
+        except (EOFError, OSError):
+            pass
+        except Exception as error:  # whose reply it was cannot be told: fail them all rather than let one wait for ever
+            log.error("a reply of the worker does not unpickle", exc_info=error)
+            self._process.kill()
         self._process.join(STOP_TIMEOUT_S)
         if self._process.exitcode is None:  # it closed its end of the pipe and lives on: useless either way
             self._process.kill()
             self._process.join()
         code = self._process.exitcode or 0
         self._orders.put(None)
-        self._post(self._end, code)
+        self._post(partial(self._end, f"the worker ended with exit code {code} before it was ready"), code)
 
     def _write(self) -> None:
         while (order := self._orders.get()) is not None:
@@ -128,9 +144,9 @@ class WorkerLink:
             case _:
                 self._deliver(message)  # pyright: ignore[reportArgumentType]  # the worker sends nothing else
 
-    def _end(self, code: int) -> None:
+    def _end(self, reason: str, code: int) -> None:
         if not self.ready.done():
-            self.ready.set_exception(WorkerGone(f"the worker ended with exit code {code} before it was ready"))
+            self.ready.set_exception(WorkerGone(reason))
             self.ready.exception()  # retrieved: nobody may be waiting for it
         if not self.dead.done():
             self.dead.set_result(code)

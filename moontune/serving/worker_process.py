@@ -217,4 +217,7 @@ def _read(connection: Connection, host: ComponentHost) -> None:
             order = connection.recv()
         except (EOFError, OSError):
             os._exit(0)  # the front is gone; nobody is left to answer
+        except Exception:
+            traceback.print_exc()
+            os._exit(70)  # whose order it was cannot be told: die so that the front answers WorkerDied
         host.take(order)

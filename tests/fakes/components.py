@@ -83,6 +83,16 @@ class Fake:
     def unpicklable(self, ctx: CallContext) -> object:
         return lambda: None
 
+    def spoilt(self, ctx: CallContext) -> object:
+        return Spoilt()
+
+
+class Spoilt:
+    """Pickles, but cannot be unpickled on the other side of the pipe."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return int, ("not a number",)
+
 
 def build(base: FakeBase, options: object) -> Fake:
     return Fake(base, options)

@@ -3,12 +3,14 @@ import contextlib
 import os
 import signal
 import time
+from multiprocessing.context import SpawnProcess
 
 import pytest
 
 from moontune.errors import DeadlineExceeded, InvalidField, WorkerDied
 from moontune.serving.call import RpcCall, RpcKind, set_current_call
 from moontune.serving.worker import ModelWorker, RestartPolicy, WorkerSpec
+from moontune.serving.worker_link import WorkerGone
 from moontune.serving.worker_protocol import ComponentFailure
 from tests.fakes import components
 
@@ -139,6 +141,43 @@ async def test_a_base_that_cannot_be_loaded_fails_the_start_with_its_own_error()
     with pytest.raises(InvalidField, match="base is 'missing'"):
         await worker.start()
     await worker.stop()
+
+
+@pytest.mark.parametrize(("method", "arguments"), [("spoilt", ()), ("add", (components.Spoilt(), 1))])
+async def test_a_message_that_does_not_unpickle_fails_the_call_instead_of_hanging_it(method, arguments):
+    async with running() as worker:
+        async with asyncio.timeout(10):
+            with pytest.raises(WorkerDied):
+                await worker.call("fake", method, *arguments)
+            await until(lambda: worker.ready)
+            assert await worker.call("fake", "add", 1, 1) == 2
+
+
+async def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch):
+    real, refusals = SpawnProcess.start, []
+
+    def start(process):
+        if len(refusals) < 2:
+            refusals.append(process)
+            raise OSError(12, "Cannot allocate memory")
+        real(process)
+
+    async with running() as worker:
+        pid = worker.pid
+        monkeypatch.setattr(SpawnProcess, "start", start)
+        os.kill(pid, signal.SIGKILL)
+        await until(lambda: worker.ready and worker.pid != pid)
+        assert len(refusals) == 2
+        assert await worker.call("fake", "add", 1, 1) == 2
+
+
+async def test_a_first_process_that_cannot_be_started_says_why(monkeypatch):
+    def start(process):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(SpawnProcess, "start", start)
+    with pytest.raises(WorkerGone, match="Cannot allocate memory"):
+        await ModelWorker(spec()).start()
 
 
 def test_the_backoff_doubles_up_to_its_most():
