@@ -5,7 +5,8 @@ one of those. `code` is our stable reason, `param` the field's path where one is
 """
 
 import math
-from collections.abc import Sequence
+import reprlib
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from fastapi import Request
@@ -17,6 +18,9 @@ from moontune.errors import Code, ImageTooLarge, MoontuneError, StepNotSaved
 from moontune.telemetry.logs import get_logger
 
 log = get_logger(__name__)
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
 
 _STATUS: dict[Code, tuple[int, str]] = {
     Code.INVALID_ARGUMENT: (400, "invalid_request_error"),
@@ -70,14 +74,31 @@ async def on_moontune(request: Request, error: Exception) -> JSONResponse:
 async def on_validation(request: Request, error: Exception) -> JSONResponse:
     """Handler of a body or parameter of the wrong shape: 400, the first bad field as `param`, all in the message."""
     problems = cast("RequestValidationError", error).errors()
-    listed = "; ".join(f"{_path(problem['loc'])}: {problem['msg']}" for problem in problems[:8])
+    first = problems[0]["loc"] if problems and problems[0]["type"] != "json_invalid" else ()
     return error_response(
         400,
         "invalid_request_error",
-        listed or "the request does not have the right shape",
+        "; ".join(_described(problem) for problem in problems[:8]) or "the request does not have the right shape",
         code="INVALID_FIELD",
-        param=_path(problems[0]["loc"]) if problems else None,
+        param=_path(first) or None,
     )
+
+
+def _described(problem: Mapping[str, Any]) -> str:
+    """Field, value given (shortened) and what is allowed."""
+    if problem["type"] == "json_invalid":
+        return f"the body is not JSON: {problem['ctx']['error']} at character {problem['loc'][-1]}"
+    path = _path(problem["loc"]) or "the body"
+    if problem["type"] == "missing":
+        return f"{path} is missing"
+    return f"{path} is {_SHORT.repr(problem['input'])}: {problem['msg']}"
+
+
+async def on_text(request: Request, error: Exception) -> JSONResponse:
+    """Handler of text that is not Unicode: JSON can spell half a surrogate pair, and nothing can store it."""
+    half = cast("UnicodeEncodeError", error)
+    message = f"the body holds {half.object[half.start : half.end]!a}, half a surrogate pair; allowed: Unicode text"
+    return error_response(400, "invalid_request_error", message, code="INVALID_FIELD")
 
 
 async def on_http(request: Request, error: Exception) -> JSONResponse:

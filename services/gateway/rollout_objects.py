@@ -191,9 +191,7 @@ def reasoning_of(body: ReasoningBody | None) -> Reasoning | None:
     if body is None:
         return None
     spans = [
-        Grounding(
-            span.start_idx, span.end_idx, tuple(Point(point[0], point[1]) for point in span.points if len(point) == 2)
-        )
+        Grounding(span.start_idx, span.end_idx, tuple(Point(x, y) for x, y in span.points))
         for span in body.grounding or ()
     ]
     return Reasoning(body.text, tuple(spans))

@@ -9,7 +9,8 @@ from typing import Annotated, Literal, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Ids = Annotated[list[int], Field(max_length=8192)]
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+Ids = Annotated[list[Count], Field(max_length=8192)]
 
 
 class Body(BaseModel):
@@ -92,9 +93,9 @@ class RolloutsBody(StrictBody):
 class GroundingBody(Body):
     """A span of the reasoning and the places it refers to."""
 
-    start_idx: int
-    end_idx: int
-    points: list[list[Number]] = Field(default_factory=list[list[float]])
+    start_idx: Count
+    end_idx: Count
+    points: list[Annotated[list[Number], Field(min_length=2, max_length=2)]] = Field(default_factory=list[list[float]])
 
 
 class ReasoningBody(Body):
@@ -123,7 +124,7 @@ class RolloutBody(Body):
     thinking_tokens: Ids = Field(default_factory=list[int])
     has_answer_separator: bool = False
     coords: Ids = Field(default_factory=list[int])
-    sizes: Annotated[list[Annotated[list[int], Field(min_length=2, max_length=2)]], Field(max_length=1000)] = Field(
+    sizes: Annotated[list[Annotated[list[Count], Field(min_length=2, max_length=2)]], Field(max_length=1000)] = Field(
         default_factory=list[list[int]]
     )
     moontune: object = None
@@ -183,7 +184,7 @@ class TrainStepBody(StrictBody):
     finetune_id: str
     groups: Annotated[list[GroupBody], Field(min_length=1, max_length=256)]
     lr: Number = 2e-4
-    expected_step: Annotated[int, Field(ge=0)] | None = None
+    expected_step: Count | None = None
     loss: str | None = None
     clip_low: Number | None = None
     clip_high: Number | None = None
@@ -204,7 +205,7 @@ class TrainStepBody(StrictBody):
 class MetricsBody(StrictBody):
     """The caller's own numbers for a step."""
 
-    step: Annotated[int, Field(ge=0)]
+    step: Count
     metrics: Annotated[
         dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_/-]{1,128}$")], Number], Field(min_length=1, max_length=100)
     ]
