@@ -16,10 +16,11 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args
 
 import yaml
 from pydantic import Field, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -92,7 +93,7 @@ class ServiceSettings(BaseSettings):
         try:
             settings = cls(**values)
         except ValidationError as error:
-            problems += [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (given {e['input']!r})" for e in error.errors()]
+            problems += [_problem(cls, detail) for detail in error.errors()]
             raise _refusal(cls, problems) from None
         if problems:
             raise _refusal(cls, problems)
@@ -101,7 +102,7 @@ class ServiceSettings(BaseSettings):
     def shown(self) -> dict[str, str]:
         """Every setting as text, secrets and passwords in URLs masked; for the start-up log."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
-        return {name: re.sub(r"(://[^:/@\s]*:)[^@\s]*@", r"\1***@", str(value)) for name, value in values.items()}
+        return {name: _masked(str(value)) for name, value in values.items()}
 
     @property
     def bound_metrics_port(self) -> int:
@@ -168,6 +169,20 @@ def _file(path: str, names: set[str], problems: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {str(name): value for name, value in content.items()}  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
     problems += [f"unknown name {name} in {path}" for name in values if name not in names]
     return {name: value for name, value in values.items() if name in names}
+
+
+def _problem(cls: type[ServiceSettings], detail: ErrorDetails) -> str:
+    """One of pydantic's complaints. What was given is shown of one setting that is no secret, never of all together."""
+    field = cls.model_fields.get(str(detail["loc"][0])) if detail["loc"] else None
+    where = "".join(f"{part}." for part in detail["loc"])[:-1]
+    said = f"{where}: {detail['msg']}" if where else detail["msg"]
+    if field is None or SecretStr in (field.annotation, *get_args(field.annotation)):
+        return said
+    return f"{said} (given {_masked(repr(detail['input']))})"
+
+
+def _masked(text: str) -> str:
+    return re.sub(r"(://[^:/@\s]*:)[^@\s]*@", r"\1***@", text)
 
 
 def _refusal(cls: type[ServiceSettings], problems: Sequence[str]) -> StartupError:

@@ -1,7 +1,7 @@
 from typing import ClassVar
 
 import pytest
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from moontune.serving.settings import ServiceSettings, StartupError
 from moontune.serving.tls import server_credentials
@@ -58,6 +58,27 @@ def test_secrets_are_masked_when_shown():
     settings = FakeSettings(internal_token=SecretStr("hush"), database="postgresql://me:hush@db/x")
     assert "hush" not in str(settings.shown())
     assert settings.shown()["database"] == "postgresql://me:***@db/x"
+
+
+class CrossChecked(FakeSettings):
+    @model_validator(mode="after")
+    def together(self) -> "CrossChecked":
+        if self.insecure:
+            raise ValueError("insecure does not go with this")
+        return self
+
+
+def test_a_refusal_names_no_secret(tmp_path):
+    file = tmp_path / "fake.yaml"
+    file.write_text("internal_token: [hush]\nport: -7\n")
+    with pytest.raises(StartupError) as refused:
+        FakeSettings.load(["--database", "postgresql://me:hush@db/x", "--config", str(file)], {})
+    assert "hush" not in str(refused.value)
+    assert "given -7" in str(refused.value)
+    flags = ["--internal-token", "hush", "--database", "postgresql://me:hush@db/x", "--insecure"]
+    with pytest.raises(StartupError, match="does not go with") as refused:
+        CrossChecked.load(flags, {})
+    assert "hush" not in str(refused.value)
 
 
 def test_the_metrics_port_is_a_thousand_up():
