@@ -1,6 +1,7 @@
 """One service in this process: its gRPC server, interceptors, health, reflection, metrics page, and its drain."""
 
 import asyncio
+import contextvars
 from collections.abc import Awaitable, Callable, Coroutine
 from importlib.metadata import version
 from typing import Any, cast
@@ -72,6 +73,7 @@ class Chassis:
         self.metrics = ServiceMetrics(process=True)
         self.draining = asyncio.Event()
         self.port = 0
+        self._closed = False
         self._conditions: dict[str, bool] = {"started": False}
         self._service_names: list[str] = []
         self._stops: list[Callable[[], Awaitable[None]]] = []
@@ -104,8 +106,11 @@ class Chassis:
         self._stops.append(stop)
 
     def spawn(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
-        """Run background work of the service; cancelled at its end, its failure is logged."""
-        task = asyncio.create_task(work, name=name)
+        """Run background work of the service; cancelled at its end, its failure is logged.
+
+        The work outlives an rpc that starts it, so it gets neither that rpc's deadline nor its caller nor request id.
+        """
+        task = asyncio.create_task(work, name=name, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
@@ -161,18 +166,23 @@ class Chassis:
         await self.close()
 
     async def close(self) -> None:
-        """Stop now: cancel what is under way, then run the `on_stop` callbacks."""
+        """Stop now: cancel what is under way, then run the `on_stop` callbacks; again is harmless."""
         self.draining.set()
         await self._server.stop(grace=0.2)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         while self._stops:
-            await self._stops.pop()()
+            try:
+                await self._stops.pop()()
+            except Exception as error:  # the others still have to let go of what they hold
+                log.error("a stop hook failed", service=self.name, exc_info=error)
         if self._page is not None:
             page, self._page = self._page, None
             await asyncio.to_thread(page.close)
-        log.info("stopped", service=self.name)
+        if not self._closed:
+            self._closed = True
+            log.info("stopped", service=self.name)
 
     async def _tell_health(self) -> None:
         serving, stopped = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

@@ -11,13 +11,16 @@ import grpc
 import pytest
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from moontune.auth.context import current_principal, set_principal
 from moontune.clients.errors import from_rpc_error
 from moontune.errors import Draining, WorkerDied
 from moontune.serving.call import current_call
-from moontune.serving.server import opened
+from moontune.serving.server import ServiceApp, opened
 from moontune.serving.settings import ServiceSettings, StartupError
 from moontune.serving.worker import WorkerSpec
 from moontune.telemetry import names
+from moontune.telemetry.deadline import current_deadline
+from moontune.values.principal import Principal
 from tests.fakes import components
 from tests.fakes.chassis import NOT_SERVING, SERVING, echoing, free_port, health_of, until
 from tests.fakes.echo import KINDS, SERVICE, EchoStub
@@ -237,11 +240,47 @@ async def test_a_failing_build_closes_what_was_opened():
     async def build(chassis) -> None:
         raise StartupError("no")
 
-    from moontune.serving.server import ServiceApp
-
     with pytest.raises(StartupError, match="no"):
         async with opened([ServiceApp("echo", ServiceSettings(), build)]):
             pass
+
+
+async def test_one_failing_stop_does_not_keep_the_others_from_running(capfd):
+    stopped = []
+
+    async def build(chassis) -> None:
+        async def first() -> None:
+            stopped.append("first")
+
+        async def broken() -> None:
+            raise OSError("disk gone")
+
+        chassis.on_stop(first)
+        chassis.on_stop(broken)
+
+    async with opened([ServiceApp("echo", ServiceSettings(), build)]) as [chassis]:
+        port = chassis.metrics_port
+        await chassis.drain()
+    assert stopped == ["first"]
+    with pytest.raises(OSError, match="refused"):
+        await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/metrics")
+
+
+async def test_background_work_does_not_inherit_the_rpc_that_spawned_it():
+    seen = []
+
+    async def work() -> None:
+        seen.append((current_call(), current_deadline(), current_principal().organisation))
+
+    async def answer(chassis, text: str) -> str:
+        set_principal(Principal("acme", frozenset()))
+        chassis.spawn(work(), "work")
+        return text
+
+    async with echoing(answer) as (_, stub, _):
+        await stub.call("Unary", "x", timeout=5)
+        await until(lambda: bool(seen))
+    assert seen == [(None, None, "local")]
 
 
 MAIN = """
