@@ -45,7 +45,7 @@ async def build(chassis: Chassis, settings: InferenceSettings) -> None:
 
         chassis.on_stop(remove)
         folder = Path(temporary.name)
-    store = await asyncio.to_thread(CheckpointStore, settings.checkpoints)
+    store = await asyncio.to_thread(CheckpointStore, settings.checkpoint_store)
     folders = AdapterFolders(folder, settings.adapter_dir_bytes)
     models = Models(store, folders, chassis.worker, settings.base_aliases, settings.recheck_s)
     answerer = Answerer(chassis.worker, models, ImageStore(settings.image_bytes), chassis.metrics)

@@ -91,7 +91,7 @@ async def model_stack(folder: Path) -> AsyncGenerator[ModelStack]:
         reward_address=f"127.0.0.1:{ports['reward']}",
     )
     inference = InferenceSettings(
-        port=0, base=base, device="cpu", checkpoints=str(folder / "data" / "checkpoints"), recheck_s=0.0
+        port=0, base=base, device="cpu", checkpoint_store=str(folder / "data" / "checkpoints"), recheck_s=0.0
     )
 
     async def start_reward(chassis: Chassis) -> None:

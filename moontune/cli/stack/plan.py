@@ -18,7 +18,7 @@ CALLS: Mapping[str, tuple[str, ...]] = {
     "rollout": ("trainer", "reward"),
     "reward": (),
     "trainer": (),
-    "inference": ("trainer",),
+    "inference": (),
     "jobs": ("rollout", "reward", "trainer"),
     "gateway": ("rollout", "reward", "trainer", "inference", "jobs"),
 }
@@ -126,7 +126,7 @@ def _storage(service: str, data: Path) -> dict[str, str]:
         case "trainer":
             return {"data_dir": str(data)}
         case "inference":
-            return {"checkpoints": str(data / "checkpoints")}
+            return {"checkpoint_store": str(data / "checkpoints")}
         case "jobs":
             return {"database": f"sqlite:///{data / 'jobs.db'}", "data_dir": str(data / "jobs")}
         case "gateway":

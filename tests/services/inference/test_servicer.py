@@ -118,8 +118,7 @@ async def test_a_fresh_process_serves_from_the_store_alone(stack: ModelStack, sa
         port=0,
         base=str(stack.folder / "base"),
         device="cpu",
-        checkpoints=str(stack.folder / "data" / "checkpoints"),
-        trainer_address="127.0.0.1:1",
+        checkpoint_store=str(stack.folder / "data" / "checkpoints"),
         recheck_s=0.0,
     )
 
