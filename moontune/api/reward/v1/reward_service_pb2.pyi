@@ -33,7 +33,7 @@ class ScoreRequest(_message.Message):
     SAMPLES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def reward(self) -> _reward_pb2.RewardSpec:
-        """How to score. Required."""
+        """How to score. Unset or empty: the default of each sample's skill."""
 
     @_builtins.property
     def samples(self) -> _containers.RepeatedCompositeFieldContainer[_reward_pb2.RewardSample]:
@@ -92,7 +92,7 @@ class ScoreStreamRequest(_message.Message):
     """
     @_builtins.property
     def reward(self) -> _reward_pb2.RewardSpec:
-        """How to score. Required."""
+        """How to score. Unset or empty: the default of each sample's skill."""
 
     @_builtins.property
     def samples(self) -> _containers.RepeatedCompositeFieldContainer[_reward_pb2.RewardSample]:
