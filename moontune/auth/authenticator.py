@@ -48,7 +48,9 @@ class Authenticator:
         Raises:
             Unauthenticated: what is missing or wrong, never the key itself.
         """
-        if (token := metadata.get(internal_token.TOKEN_HEADER)) is not None and self._token is not None:
+        if (token := metadata.get(internal_token.TOKEN_HEADER)) is not None:
+            if self._token is None:  # letting it in as a local caller would file its rows under the wrong organisation
+                raise Unauthenticated("this service has no internal_token set; give it the one that its callers have")
             return internal_token.verify(self._token, token, metadata.get(internal_token.ORGANISATION_HEADER, ""))
         if self._keys is None or not await self._any_key(self._keys):
             if is_loopback(peer):

@@ -9,8 +9,12 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util.exc import CommandError
 from sqlalchemy import event
 from sqlalchemy.engine import make_url
+from sqlalchemy.exc import SQLAlchemyError
+
+from moontune.errors import InvalidField
 
 BUSY_TIMEOUT_MS = 10_000
 _READING = "moontune_reading"
@@ -21,10 +25,28 @@ def open_database(url: str, migrations: Path, version_table: str = "alembic_vers
 
     SQLite: the folder of the file is made; WAL, full sync at checkpoints and commits, a busy timeout, foreign keys.
     version_table: own name for each folder of migrations that share one database.
+
+    Raises:
+        InvalidField: no URL, no driver, a database that cannot be reached, or one that a newer build has migrated.
     """
-    engine = open_engine(url)
-    migrate(engine, migrations, version_table)
+    try:
+        engine = open_engine(url)
+        try:
+            migrate(engine, migrations, version_table)
+        except BaseException:
+            engine.dispose()
+            raise
+    except (SQLAlchemyError, CommandError, ImportError, OSError) as error:
+        allowed = f"a SQLAlchemy URL of a database that this build can open; {error}"
+        raise InvalidField.of("database", _without_password(url), allowed) from error
     return engine
+
+
+def _without_password(url: str) -> str:
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except SQLAlchemyError:
+        return "not a URL"
 
 
 def open_engine(url: str) -> sa.Engine:

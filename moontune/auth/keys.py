@@ -5,6 +5,7 @@ hash is needed. The table is migrated when the store opens; several services may
 """
 
 import hashlib
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ from ulid import ULID
 from moontune.auth.database import for_reading, open_database
 from moontune.errors import InvalidField, NotFound
 from moontune.values.principal import Principal, Scope
+
+_ORGANISATION = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9_-]{1,64}")
+"""ASCII, because it travels as gRPC metadata (`moontune.auth.internal_token`)."""
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -56,8 +60,8 @@ class KeyStore:
 
     def create(self, organisation: str, name: str = "", scopes: Iterable[Scope] = tuple(Scope)) -> tuple[ApiKey, str]:
         """Make a key. Returns it and its secret, which is shown this once and never again."""
-        if not organisation or len(organisation) > 64 or not organisation.replace("-", "").replace("_", "").isalnum():
-            raise InvalidField.of("organisation", organisation, "1 to 64 letters, digits, - and _")
+        if not _ORGANISATION.fullmatch(organisation):
+            raise InvalidField.of("organisation", organisation, "1 to 64 ASCII letters, digits, - and _")
         if len(name) > 128:
             raise InvalidField.of("name", name, "at most 128 characters")
         key = ApiKey(str(ULID()), organisation, name, frozenset(scopes), datetime.now(UTC))

@@ -43,7 +43,7 @@ def test_a_key_is_made_found_listed_and_revoked(store):
     assert store.any()
 
 
-@pytest.mark.parametrize("organisation", ["", "a b", "x" * 65])
+@pytest.mark.parametrize("organisation", ["", "a b", "x" * 65, "--", "société"])
 def test_bad_keys_are_refused(store, organisation):
     with pytest.raises(InvalidField, match="organisation"):
         store.create(organisation)
@@ -151,6 +151,28 @@ async def test_the_internal_token_speaks_for_one_organisation_and_not_for_long(s
         with pytest.raises(Unauthenticated):
             await authenticator.authenticate(metadata, HERE)
     assert "shared" not in str(internal_token.sign("shared", "acme"))
+
+
+async def test_an_internal_token_is_refused_where_none_is_set_rather_than_taken_for_a_local_caller():
+    with pytest.raises(Unauthenticated, match="internal_token"):
+        await Authenticator().authenticate(internal_token.sign("shared", "acme"), HERE)
+
+
+@pytest.mark.parametrize("url", ["nonsense", "postgresql+nodriver://me:hush@db/x", "sqlite:////proc/nowhere/x.db"])
+def test_a_database_that_cannot_be_opened_is_a_clear_error(url):
+    with pytest.raises(InvalidField, match="database") as refused:
+        KeyStore(url)
+    assert "hush" not in refused.value.message
+
+
+def test_a_database_of_a_newer_version_is_a_clear_error(tmp_path):
+    url = f"sqlite:///{tmp_path}/keys.db"
+    KeyStore(url).close()
+    with sqlite3.connect(tmp_path / "keys.db") as connection:
+        connection.execute("UPDATE auth_version SET version_num = '9999'")
+    connection.close()
+    with pytest.raises(InvalidField, match="9999"):
+        KeyStore(url)
 
 
 def test_the_token_of_a_known_moment_by_hand():
