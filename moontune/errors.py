@@ -312,9 +312,9 @@ def all_errors() -> list[type[MoontuneError]]:
 def error_class(reason: str, code: str) -> type[MoontuneError]:
     """The class that a service raised, from what came over the wire.
 
-    An unknown reason (a newer server) falls back to the first class with the same code, then to `Internal`.
+    An unknown reason (a newer server, a proxy) becomes the class that says least beside the code, or `Internal`.
     """
     for kind in all_errors():
         if kind.reason == reason:
             return kind
-    return next((kind for kind in all_errors() if kind.code == code), Internal)
+    return next((kind for kind in (InvalidState, *all_errors()) if kind.code == code), Internal)
