@@ -5,6 +5,7 @@ Everything goes through the real services: jobs, rollout, reward, trainer, infer
 
 import argparse
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -13,9 +14,9 @@ from rich.table import Table
 from examples.demo.dataset import HELD_OUT_SEED, write_split
 from examples.demo.plan import DIGITS, HELD_OUT_SCENES, PREFERENCE, Plan
 from examples.demo.report import SceneResult, report_of, write_report
-from examples.demo.scores import Comparison, compare, served_scores
+from examples.demo.scores import Comparison, Served, compare, score_of, served_scores
 from examples.demo.served import answers
-from examples.demo.stack import running
+from examples.demo.stack import Stack, running
 from examples.demo.training import Trained, train_all
 
 
@@ -38,8 +39,8 @@ def main() -> None:
     console.print("everything is stopped; starting again with the trainer left down, to serve what was saved")
     with running(options.base, services, without=("trainer", "reward", "jobs")) as stack:
         scenes = [
-            SceneResult(DIGITS, tuple(runs), control, _serve(stack, runs[0])),
-            SceneResult(PREFERENCE, (preference,), None, _serve(stack, preference)),
+            SceneResult(DIGITS, tuple(runs), control, _serve(stack, DIGITS, runs[0])),
+            SceneResult(PREFERENCE, (preference,), None, _serve(stack, PREFERENCE, preference)),
         ]
     report = report_of(*scenes, seconds=time.monotonic() - started)
     write_report(out, report, scenes)
@@ -72,11 +73,15 @@ def _write_plan(folder: Path, plan: Plan, seeds: list[int]) -> None:
         write_split(target, plan.train_scenes, seed, held_out=False, style=plan.style)
 
 
-def _serve(stack, trained: Trained):
+def _serve(stack: Stack, plan: Plan, trained: Trained) -> Served:
     """Ask the gateway for the finetune's and the base's answers to the held-out images."""
+    base = trained.job.model.partition("/")[0]
     finetuned = answers(stack, trained.job.model, trained.after)
-    base = answers(stack, trained.job.model.partition("/")[0], trained.after)
-    return served_scores(trained, finetuned, [answer.output for answer in base])
+    served = served_scores(trained, finetuned, [answer.output for answer in answers(stack, base, trained.after)])
+    if not plan.known_words:
+        return served
+    known = answers(stack, base, trained.after, plan.known_words)
+    return replace(served, base_known_words=score_of(plan.metrics[0], known, trained.after))
 
 
 def _print(console: Console, report: dict[str, object], scenes: list[SceneResult], out: Path) -> None:

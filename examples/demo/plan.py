@@ -19,7 +19,8 @@ class Plan:
     """One scene of the demo: how its pictures look, how many there are, what is asked, and what is wanted.
 
     category: only digits of this COCO category are wanted; "" wants all of them. metrics: the evaluator's names, the
-    one to show first.
+    one to show first. known_words: how the base was taught to name the same things, for comparison; "" where that
+    is what is asked.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Plan:
     learning_rate: float
     temperature: float
     evaluate_every: int
+    known_words: str = ""
 
     def job(self, data: Path, seed: int, *, shuffle_rewards: bool = False) -> JobConfig:
         """The job over `<data>/<name>-train-<seed>` and `<data>/<name>-held-out`."""
@@ -65,21 +67,26 @@ class Plan:
 DIGITS = Plan(
     name="digits",
     title="Find handwritten digits on photographs",
-    style=SceneStyle(),
-    train_scenes=400,
+    style=SceneStyle(most_digits=3),
+    train_scenes=300,
     skill=Skill.DETECT,
-    asked="digit",
+    asked="handwritten digit",
     category="",
     metrics=("f1_iou50", "f1_iou75"),
     reward=RewardSpec((RewardComponent("hard_f_beta", 0.5), RewardComponent("soft_f_beta", 0.5))),
-    steps=100,
+    steps=60,
     groups=8,
     rollouts=8,
     learning_rate=4e-3,
     temperature=0.7,
-    evaluate_every=50,
+    evaluate_every=20,
+    known_words="digit",
 )
-"""Labels exist here, and the reward is made of them: half F1 at IoU 0.5, half the total IoU, so that it has degrees."""
+"""Labels exist here, and the reward is made of them: half F1 at IoU 0.5, half the total IoU, so that it has degrees.
+
+The base was taught "digit" on drawn scenes and never met the word "handwritten": with it the base finds about half as
+much. The report has its score for "digit" too: what is gained beyond that is more than the meaning of a word.
+"""
 
 PREFERENCE = Plan(
     name="red",

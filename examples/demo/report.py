@@ -14,7 +14,7 @@ from pathlib import Path
 import jinja2
 
 from examples.demo.curves import draw_curves
-from examples.demo.pictures import draw_pair, pick, write_sheet
+from examples.demo.pictures import Pair, draw_pair, pick, write_sheet
 from examples.demo.plan import Plan
 from examples.demo.scores import Comparison, Served, compare, job_figures
 from examples.demo.training import Trained
@@ -71,6 +71,9 @@ def _main_figures(scene: SceneResult) -> dict[str, object]:
         other = compare(first, name)
         suffix = name.removeprefix("f1_iou").rjust(3, "0")
         figures |= {f"base_f1_{suffix}": other.base, f"final_f1_{suffix}": other.final}
+    if scene.served.base_known_words is not None:
+        figures["base_f1_known_words"] = scene.served.base_known_words
+        figures["known_words"] = scene.plan.known_words
     figures["difference_ci95"] = [primary.difference.low, primary.difference.high]
     figures |= job_figures(first)
     figures["adapter"] = scene.served.model
@@ -116,10 +119,7 @@ def _png(file: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(file.read_bytes()).decode()
 
 
-def _embedded(pair: object) -> dict[str, object]:
-    from examples.demo.pictures import Pair
-
-    assert isinstance(pair, Pair)
+def _embedded(pair: Pair) -> dict[str, object]:
     buffer = io.BytesIO()
     draw_pair(pair).save(buffer, "JPEG", quality=80)
     data = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from examples.demo.served import Answer, same
 from examples.demo.training import Trained
 from moontune.data.predictions import Prediction
-from moontune.evaluation import METRICS, Interval, evaluate, paired_difference
+from moontune.evaluation import METRICS, Interval, Tally, evaluate, paired_difference
 from moontune.telemetry.names import JobKey, TrainKey
 from moontune.values.output import Output
 
@@ -29,7 +29,8 @@ class Served:
     """What the gateway answered after a restart without the trainer.
 
     equal_images: answers equal to those recorded in training, of `images`. digest_holds: all came from the
-    checkpoint's weights. different_images: those that differ from the base's.
+    checkpoint's weights. different_images: those that differ from the base's. base_known_words: the base's score when
+    asked in the words it was taught; None where it was.
     """
 
     model: str
@@ -38,6 +39,7 @@ class Served:
     equal_images: int
     digest_holds: bool
     different_images: int
+    base_known_words: float | None = None
 
     @property
     def equals_trained(self) -> bool:
@@ -90,6 +92,12 @@ def job_figures(trained: Trained) -> dict[str, float]:
     }
 
 
-def _evaluated(metric: str, predictions: Sequence[Prediction]):
+def score_of(metric: str, answers: Sequence[Answer], asked: Sequence[Prediction]) -> float:
+    """A metric of the gateway's answers to the images of `asked`."""
+    outputs = [answer.output for answer in answers]
+    return evaluate(METRICS[metric], outputs, [prediction.ground_truth for prediction in asked])[0]
+
+
+def _evaluated(metric: str, predictions: Sequence[Prediction]) -> tuple[float, list[Tally]]:
     outputs = [prediction.output for prediction in predictions]
     return evaluate(METRICS[metric], outputs, [prediction.ground_truth for prediction in predictions])

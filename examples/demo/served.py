@@ -28,13 +28,13 @@ class Answer:
     adapter_digest: str
 
 
-def answers(stack: Stack, model: str, asked: Sequence[Prediction]) -> list[Answer]:
-    """What the gateway says to the same images and requests, in order."""
+def answers(stack: Stack, model: str, asked: Sequence[Prediction], words: str = "") -> list[Answer]:
+    """What the gateway says to the same images, in order, asked for the same or (words) for something else."""
     with (
         httpx.Client(base_url=stack.gateway, timeout=60.0, trust_env=False) as client,
         ThreadPoolExecutor(AT_ONCE) as pool,
     ):
-        return list(pool.map(lambda one: _ask(client, model, one), asked))
+        return list(pool.map(lambda one: _ask(client, model, one, words or one.asked), asked))
 
 
 def same(one: Output, other: Output) -> bool:
@@ -43,10 +43,10 @@ def same(one: Output, other: Output) -> bool:
     return len(ours) == len(theirs) and all(abs(a - b) <= SAME for a, b in zip(ours, theirs, strict=True))
 
 
-def _ask(client: httpx.Client, model: str, asked: Prediction) -> Answer:
+def _ask(client: httpx.Client, model: str, asked: Prediction, words: str) -> Answer:
     kind = mimetypes.guess_type(asked.image.name)[0]
     url = f"data:{kind};base64,{base64.b64encode(asked.image.read_bytes()).decode()}"
-    answer = client.post(f"/v1/{asked.skill}", json={"model": model, "image_url": url, "object": asked.asked})
+    answer = client.post(f"/v1/{asked.skill}", json={"model": model, "image_url": url, "object": words})
     if answer.status_code != 200:
         raise SystemExit(f"the gateway answered {answer.status_code} to {model}: {answer.text[:500]}")
     body = answer.json()

@@ -79,6 +79,8 @@ def scenes(tmp_path: Path) -> list[SceneResult]:
         run = trained(tmp_path / plan.name, plan, 3, 8)
         answers = [Answer(prediction.output, prediction.adapter_digest) for prediction in run.after]
         served = served_scores(run, answers, [prediction.output for prediction in run.before])
+        if plan.known_words:
+            served = dataclasses.replace(served, base_known_words=0.625)
         control = trained(tmp_path / "control", plan, 3, 3, shuffled=True) if plan is DIGITS else None
         results.append(SceneResult(plan, (run,), control, served))
     return results
@@ -100,6 +102,8 @@ def test_the_report_has_every_figure_and_opens_offline(scenes: list[SceneResult]
     assert read["control"]["difference"] == 0.0
     assert read["preference"]["metric"] == "f1_in_box"
     page = (tmp_path / "report.html").read_text()
+    assert read["base_f1_known_words"] == 0.625
+    assert "it scores 0.625" in page
     assert "http://" not in page
     assert "https://" not in page
     assert page.count("data:image/jpeg;base64,") == (5 + 5) * 2, "five improved and five unchanged of each scene"
