@@ -152,9 +152,17 @@ class Manifest:
             metrics={name: _number(value) for name, value in metrics.items()},
             versions={name: str(value) for name, value in versions.items()},
             files=tuple(
-                FileEntry(name, str(entry["sha256"]), _whole(entry["size_bytes"])) for name, entry in files.items()
+                FileEntry(_file_name(name), str(entry["sha256"]), _whole(entry["size_bytes"]))
+                for name, entry in files.items()
             ),
         )
+
+
+def _file_name(name: str) -> str:
+    """The name, which readers join to folders of their own."""
+    if not name or name.startswith(".") or name == MANIFEST_FILE or any(sign in name for sign in "/\\\0"):
+        raise ValueError(f"{name!r} is not a plain file name")
+    return name
 
 
 def _whole(value: object) -> int:

@@ -17,7 +17,7 @@ from fsspec.spec import AbstractFileSystem
 from moontune.checkpoints.digest import ADAPTER_FILES
 from moontune.checkpoints.folder import check, new_folder, remove_folder, verify_folder
 from moontune.checkpoints.manifest import MANIFEST_FILE, Manifest
-from moontune.errors import CheckpointCorrupt, CheckpointNotFound
+from moontune.errors import CheckpointCorrupt, CheckpointNotFound, InvalidField
 
 
 class CheckpointStore:
@@ -25,12 +25,19 @@ class CheckpointStore:
 
     Args:
         url: a folder's path, or an fsspec URL. Credentials come from the environment, as the backend reads them.
+
+    Raises:
+        InvalidField: a URL of a kind that is not known, or whose backend is not installed.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        # fsspec is untyped; what it gives back is pinned here and in _content and _steps_below.
-        filesystem, root = cast("tuple[AbstractFileSystem, str]", fsspec.core.url_to_fs(url))
+        # fsspec is untyped; what it gives back is pinned here and in _content and _found.
+        try:
+            filesystem, root = cast("tuple[AbstractFileSystem, str]", fsspec.core.url_to_fs(url))
+        except (ImportError, ValueError) as error:
+            allowed = f"a folder, or a URL whose fsspec backend is installed; {error}"
+            raise InvalidField.of("checkpoint store", url, allowed) from error
         self._filesystem = filesystem
         self._root = root.rstrip("/")
         self._local = isinstance(filesystem, LocalFileSystem)
@@ -79,17 +86,13 @@ class CheckpointStore:
             raise CheckpointCorrupt(f"{path} is the manifest of {manifest.finetune_id}@{manifest.step}")
         return manifest
 
-    def manifests(self, finetune_id: str) -> list[Manifest]:
-        """Manifests of the finetune's saved steps, in order of step. Unfinished saves are not listed."""
-        return [self.get(finetune_id, step) for step in self.steps(finetune_id)]
-
     def steps(self, finetune_id: str) -> list[int]:
-        """Saved steps of a finetune, ascending; empty for one that is not known here."""
-        return sorted(step for _, step in self._found(finetune_id))
+        """Saved steps of a finetune, ascending; empty for one that is not known here. Unfinished saves are not listed."""
+        return sorted(step for _, step in self._found(f"{self._root}/{finetune_id}", 2))
 
     def finetunes(self) -> list[str]:
         """Ids of the finetunes with at least one saved step, sorted."""
-        return sorted({finetune_id for finetune_id, _ in self._found("*")})
+        return sorted({finetune_id for finetune_id, _ in self._found(self._root, 3)})
 
     def read(self, finetune_id: str, step: int, name: str) -> bytes:
         """One file's content, checked against the manifest; CheckpointCorrupt names a file that does not match."""
@@ -144,12 +147,13 @@ class CheckpointStore:
     def _path(self, finetune_id: str, step: int) -> str:
         return f"{self._root}/{finetune_id}/{step:08d}"
 
-    def _found(self, finetune_id: str) -> list[tuple[str, int]]:
-        # A listing cached by fsspec would hide a step that another process saved a second ago.
+    def _found(self, folder: str, depth: int) -> list[tuple[str, int]]:
+        # A listing cached by fsspec would hide a step that another process saved a second ago. No glob: the folder's
+        # own name may hold its signs.
         self._filesystem.invalidate_cache()
-        paths = cast("list[str]", self._filesystem.glob(f"{self._root}/{finetune_id}/*/{MANIFEST_FILE}"))
-        parts = [path.split("/")[-3:-1] for path in paths]
-        return [(finetune, int(step)) for finetune, step in parts if step.isdigit()]
+        paths = cast("list[str]", self._filesystem.find(folder, maxdepth=depth))
+        manifests = [path.split("/") for path in paths if path.endswith(f"/{MANIFEST_FILE}")]
+        return [(parts[-3], int(parts[-2])) for parts in manifests if len(parts) >= 3 and parts[-2].isdigit()]
 
     def _content(self, path: str) -> bytes:
         return cast("bytes", self._filesystem.cat_file(path))

@@ -9,7 +9,7 @@ import pytest
 
 from moontune.checkpoints import ADAPTER_FILES, MANIFEST_FILE, CheckpointStore, Manifest, adapter_digest, sha256_file
 from moontune.checkpoints.folder import file_entries, new_folder, remove_partials
-from moontune.errors import CheckpointCorrupt, CheckpointNotFound
+from moontune.errors import CheckpointCorrupt, CheckpointNotFound, InvalidField
 from moontune.values.finetune import LoraSettings, LoraTarget
 
 FINETUNE = "01HZZZZZZZZZZZZZZZZZZZZZZZ"
@@ -71,9 +71,33 @@ def test_a_bad_manifest_names_the_file(text: str) -> None:
         Manifest.from_json(text, "here/manifest.json")
 
 
+@pytest.mark.parametrize("name", ["../adapter_config.json", "/etc/passwd", "", ".hidden", "manifest.json"])
+def test_a_manifest_whose_file_is_not_a_plain_name_is_refused(tmp_path: Path, name: str) -> None:
+    manifest = Manifest.from_json((write_folder(tmp_path) / MANIFEST_FILE).read_text(), "here")
+    spoilt = replace(manifest, files=(replace(manifest.files[0], name=name), *manifest.files[1:]))
+    with pytest.raises(CheckpointCorrupt, match="plain file name"):
+        Manifest.from_json(spoilt.to_json(), "here")
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_a_store_lists_what_it_holds_under_any_folder_name(tmp_path: Path, scheme: str) -> None:
+    store = CheckpointStore(f"{scheme}{tmp_path}/run [1]*?/store")
+    assert (store.steps(FINETUNE), store.finetunes()) == ([], [])
+    store.save(write_folder(tmp_path, 3))
+    assert store.steps(FINETUNE) == [3]
+    assert store.steps("*") == []
+    assert store.finetunes() == [FINETUNE]
+
+
+@pytest.mark.parametrize("url", ["nosuch://bucket/x", "adl2://bucket"])
+def test_a_store_that_cannot_be_opened_is_a_clear_error(url: str) -> None:
+    with pytest.raises(InvalidField, match=r"nosuch|adl2"):
+        CheckpointStore(url)
+
+
 def test_save_list_fetch_delete(store: CheckpointStore, tmp_path: Path) -> None:
     manifests = [store.save(write_folder(tmp_path / "steps", step)) for step in (3, 12)]
-    assert store.manifests(FINETUNE) == manifests
+    assert [store.get(FINETUNE, step) for step in store.steps(FINETUNE)] == manifests
     assert store.steps(FINETUNE) == [3, 12]
     assert store.finetunes() == [FINETUNE]
     assert store.read(FINETUNE, 3, "adapter_model.safetensors") == b"weights"
