@@ -87,7 +87,7 @@ class CheckpointStore:
         return manifest
 
     def steps(self, finetune_id: str) -> list[int]:
-        """Saved steps of a finetune, ascending; empty for one that is not known here. Unfinished saves are not listed."""
+        """Saved steps of a finetune, ascending, without unfinished saves; empty for one that is not known here."""
         return sorted(step for _, step in self._found(f"{self._root}/{finetune_id}", 2))
 
     def finetunes(self) -> list[str]:
