@@ -1,4 +1,4 @@
-"""Make the base: `python -m tools.tiny_base [--minutes 34] [--out moontune/model/bases/moontune-tiny]`.
+"""Make the base: `python -m tools.tiny_base [--minutes 35] [--out moontune/model/bases/moontune-tiny]`.
 
 With `--score-only` the base that lies in --out is only scored.
 """
@@ -14,13 +14,15 @@ DEFAULT_OUT = Path("moontune/model/bases/moontune-tiny")
 def main() -> None:
     """Read the options, pre-train, and print the scores."""
     options = argparse.ArgumentParser(prog="python -m tools.tiny_base", description=__doc__)
-    options.add_argument("--minutes", type=float, default=34.0, help="of training, after the scenes are drawn")
+    options.add_argument("--minutes", type=float, default=35.0, help="of training, after the scenes are drawn")
     options.add_argument("--steps", type=int, help="train this many steps instead; repeats exactly")
     options.add_argument("--scenes", type=int, default=48_000, help="how many to draw")
     options.add_argument("--out", type=Path, default=DEFAULT_OUT)
     options.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "moontune-tiny-base")
     options.add_argument("--seed", type=int, default=0)
-    options.add_argument("--images", type=int, default=32, help="per process and step")
+    options.add_argument("--images", type=int, default=20, help="per process and step")
+    options.add_argument("--row-tokens", type=int, default=80, help="of questions about one image")
+    options.add_argument("--eyes-share", type=float, default=0.0, help="of the run that only vision learns, 0 to 1")
     options.add_argument("--fp32", action="store_true", help="for CPUs without avx512_bf16")
     options.add_argument("--vision-dim", type=int, default=128)
     options.add_argument("--text-dim", type=int, default=128)
@@ -47,6 +49,8 @@ def _pretrain(given: argparse.Namespace) -> None:
             steps=given.steps,
             scenes=given.scenes,
             images=given.images,
+            row_tokens=given.row_tokens,
+            eyes_share=given.eyes_share,
             seed=given.seed,
             bf16=not given.fp32,
             vision_dim=given.vision_dim,
