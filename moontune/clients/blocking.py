@@ -12,6 +12,7 @@ process: a program that runs one already (a service, a notebook's asyncio code) 
 """
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import Future
@@ -44,6 +45,18 @@ class SyncClient(Generic[C]):
         """Connect on the first call; the arguments are those of `ServiceClient`."""
         self.client = self.client_class(address, credentials, deadline_s=deadline_s, retry=retry)
         self._loop = _LOOP.acquire()
+        self._streams: set[AsyncGenerator[Any, None]] = set()
+
+    @contextlib.contextmanager
+    def holding(self, items: AsyncGenerator[T, None]) -> Generator[None]:
+        """Keep a stream open for the length of a `with`; the client's own end closes it too."""
+        self._streams.add(items)
+        try:
+            yield
+        finally:
+            if items in self._streams:
+                self._streams.remove(items)
+                self.run(items.aclose())
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run in the background loop and wait; Ctrl-C cancels it there."""
@@ -58,8 +71,10 @@ class SyncClient(Generic[C]):
             raise
 
     def close(self) -> None:
-        """Close the channel; again is harmless."""
+        """End the streams that are still open and close the channel; again is harmless."""
         if self._loop is not None:
+            while self._streams:
+                self.run(self._streams.pop().aclose())
             self.run(self.client.close())
             self._loop = None
             _LOOP.release()
@@ -100,15 +115,13 @@ class BlockingStream(Generic[C, P, T]):
 
         def call(*args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
             items = self._method(instance.client, *args, **kwargs)
-            try:
+            with instance.holding(items):
                 while True:
                     try:
                         item = instance.run(_next(items))
                     except StopAsyncIteration:
                         return
                     yield item
-            finally:
-                instance.run(items.aclose())
 
         call.__doc__ = self.__doc__
         return call

@@ -71,8 +71,12 @@ def configure_logs(settings: LogSettings) -> None:
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:
-    """A logger; `name` is the module's `__name__`. Log events as short lower-case names with key-value facts."""
-    return structlog.stdlib.get_logger(name)
+    """A logger; `name` is the module's `__name__`. Log events as short lower-case names with key-value facts.
+
+    It hands on to the standard library's logger of that name also where `configure_logs` never ran: a user's script
+    that imports our clients then hears of warnings only, on standard error, as from any other library.
+    """
+    return structlog.wrap_logger(logging.getLogger(name), wrapper_class=structlog.stdlib.BoundLogger)
 
 
 class _ServiceName:

@@ -45,6 +45,18 @@ with SyncTrainerClient(sys.argv[1], retry=RetryPolicy(first_s=0.01)) as client:
     for _ in client.watch_finetune(FT):
         break
     assert client.get_finetune(finetune_id=FT, deadline_s=5).name == "a"
+    left, never_begun = client.watch_finetune(FT), client.watch_finetune(FT)
+    next(left)
+del never_begun
+try:
+    next(left)
+    raise AssertionError("its client is closed")
+except RuntimeError as error:
+    assert "closed" in str(error), error
+with SyncTrainerClient(sys.argv[1]) as second:
+    dropped = second.watch_finetune(FT)
+    next(dropped)
+del dropped
 try:
     client.get_finetune(FT)
     raise AssertionError("it is closed")
@@ -62,5 +74,5 @@ async def test_a_sync_client_works_in_an_ordinary_script(fakes):
     command = [sys.executable, "-W", "error", "-c", SCRIPT, fakes.address]
     process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, stderr=STDOUT)
     output, _ = await process.communicate()
-    assert process.returncode == 0, output.decode()
+    assert (process.returncode, output.decode()) == (0, "")
     assert fakes.trainer.calls > 5
