@@ -26,9 +26,9 @@ class ProcessAdapters:
     async def load(self, model: str, organisation: str, *, pinned: bool) -> AdapterStatus:
         """Make the adapter resident; repeating it changes nothing. Raises what resolving a model string raises."""
         require_finetune(await self._models.manifest(model, organisation, "model"), model, "model")
-        policy, adapter = await self._models.resolve(model, organisation, "model")
-        assert adapter is not None
-        await self._worker.call("engine", "load", adapter, pinned)
+        async with self._models.lend(model, organisation, "model") as (policy, adapter):
+            assert adapter is not None
+            await self._worker.call("engine", "load", adapter, pinned)
         return await self._status(policy)
 
     async def unload(self, model: str, organisation: str) -> AdapterStatus:

@@ -30,11 +30,11 @@ class Answerer:
     async def answer(self, asked: InferenceRequest, organisation: str) -> InferenceResult:
         """The answer and the weights it came from; raises what resolving the model and generating raise."""
         request = self._images.fill(asked.request, organisation, "input.images[0]")
-        policy, adapter = await self._models.resolve(asked.model, organisation, "input.model")
         seed = secrets.randbits(63) if asked.seed is None else asked.seed
-        started = time.monotonic()
-        order = GenerationOrder(request, 1, seed, policy, adapter, "task", "input.images[0]")
-        generation: Generation = await self._worker.call("engine", "generate", order)
+        async with self._models.lend(asked.model, organisation, "input.model") as (policy, adapter):
+            started = time.monotonic()
+            order = GenerationOrder(request, 1, seed, policy, adapter, "task", "input.images[0]")
+            generation: Generation = await self._worker.call("engine", "generate", order)
         rollout = generation.group.rollouts[0]
         skill = str(request.skill)
         self._metrics.counter(names.ROLLOUTS, skill=skill, finish_reason=str(rollout.finish_reason)).inc()

@@ -1,8 +1,10 @@
 """From a model string to a saved step's exact weights, by the checkpoint store alone: a dead trainer stops nothing."""
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -20,6 +22,9 @@ log = get_logger(__name__)
 
 MOST_CHECKED = 65536
 """Manifests remembered between two looks at the store."""
+
+MOST_SHOWN = 8
+"""Saved steps named in an error."""
 
 
 class Worker(Protocol):
@@ -55,8 +60,11 @@ class Models:
             raise Unavailable("the base model is still loading", retry_after_s=1.0)
         return PolicyVersion(facts["name"], facts["digest"])
 
-    async def resolve(self, model: str, organisation: str, field: str) -> tuple[PolicyVersion, AdapterRef | None]:
-        """The weights that a model string names for this organisation.
+    @asynccontextmanager
+    async def lend(
+        self, model: str, organisation: str, field: str
+    ) -> AsyncGenerator[tuple[PolicyVersion, AdapterRef | None]]:
+        """The weights that a model string names for this organisation, on this machine until the block ends.
 
         Raises:
             InvalidField, ModelNotFound: the string. CheckpointNotFound: no such saved step of this organisation.
@@ -64,14 +72,19 @@ class Models:
         """
         policy = self.policy(await self.manifest(model, organisation, field))
         if not policy.finetune_id:
-            return policy, None
+            yield policy, None
+            return
 
         async def fetch(folder: Path) -> str:
             found = await asyncio.to_thread(self._store.fetch_adapter, policy.finetune_id, policy.step, folder)
+            if found.adapter_digest != policy.adapter_digest:  # deleted, and saved anew, since its manifest was read
+                self._checked.pop((policy.finetune_id, policy.step), None)
+                raise Unavailable(f"{model} was saved anew during the call; call again", retry_after_s=0.1)
             return found.adapter_digest
 
         # Named by content: two steps with the same files share them, and a name never means other weights.
-        return policy, await self._folders.get(policy.adapter_digest, fetch)
+        async with self._folders.lend(policy.adapter_digest, fetch) as adapter:
+            yield policy, adapter
 
     async def manifest(self, model: str, organisation: str, field: str) -> Manifest | None:
         """The manifest of the saved step that a model string names; None for the bare base."""
@@ -136,14 +149,23 @@ class Models:
     async def _not_found(self, ref: ModelRef, organisation: str) -> CheckpointNotFound:
         """What is said to a caller who may see only its own steps."""
         assert ref.finetune_id is not None
-        manifests = await asyncio.to_thread(self._store.manifests, ref.finetune_id)
-        steps = [each.step for each in manifests if each.organisation == organisation]
-        saved = f"saved: {', '.join(map(str, steps))}" if steps else "it has none, or is not yours"
+        steps = await asyncio.to_thread(self._own_steps, ref.finetune_id, organisation)
+        shown = ", ".join(map(str, steps[-MOST_SHOWN:]))
+        newest = f"{shown} and {len(steps) - MOST_SHOWN} earlier" if len(steps) > MOST_SHOWN else shown
+        saved = f"saved: {newest}" if steps else "it has none, or is not yours"
         return CheckpointNotFound(
             f"finetune {ref.finetune_id} has no saved checkpoint at step {ref.step}; {saved}. "
             "Only saved steps are served: call SaveCheckpoint first",
             metadata={"finetune_id": ref.finetune_id, "step": str(ref.step)},
         )
+
+    def _own_steps(self, finetune_id: str, organisation: str) -> list[int]:
+        """Saved steps, if the finetune is this organisation's: all of a finetune's steps are one organisation's."""
+        steps = self._store.steps(finetune_id)
+        for step in reversed(steps):
+            with contextlib.suppress(CheckpointCorrupt, CheckpointNotFound):  # another one can tell as well
+                return steps if self._store.get(finetune_id, step).organisation == organisation else []
+        return []
 
 
 def require_finetune(manifest: Manifest | None, model: str, field: str) -> Manifest:

@@ -49,16 +49,16 @@ class Generator:
         unscored.
         """
         request = self._images.fill(order.request, organisation, "order.request.images[0]")
-        policy, adapter = await self._policies.resolve(order.model, organisation, "order.model")
         seed = secrets.randbits(63) if order.seed is None else order.seed
-        started = time.monotonic()
-        generation: Generation = await self._worker.call(
-            "engine",
-            "generate",
-            GenerationOrder(
-                request, order.rollout_count, seed, policy, adapter, "order.request", "order.request.images[0]"
-            ),
-        )
+        async with self._policies.lend(order.model, organisation, "order.model") as (policy, adapter):
+            started = time.monotonic()
+            generation: Generation = await self._worker.call(
+                "engine",
+                "generate",
+                GenerationOrder(
+                    request, order.rollout_count, seed, policy, adapter, "order.request", "order.request.images[0]"
+                ),
+            )
         self._measure(generation, time.monotonic() - started)
         image = order.request.image
         named = replace(order.request, image=None if image is None else image.named())

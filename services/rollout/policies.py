@@ -1,6 +1,7 @@
 """From a model string to the exact weights: the policy version, and its adapter's files on this machine."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -9,11 +10,16 @@ from moontune.engine.naming import read_model
 from moontune.engine.order import AdapterRef
 from moontune.errors import Unavailable, WrongBase
 from moontune.values.adapter import AdapterManifest
+from moontune.values.finetune import Finetune
 from moontune.values.model_ref import PolicyVersion
 
 
 class AdapterSource(Protocol):
     """The part of the trainer's client that is needed; calls carry the caller's organisation."""
+
+    async def get_finetune(self, finetune_id: str) -> Finetune:
+        """Where the finetune stands now."""
+        ...
 
     async def download_adapter(self, finetune_id: str, folder: Path, *, step: int | None = None) -> AdapterManifest:
         """Write an adapter's files into the folder, each checked."""
@@ -30,7 +36,7 @@ class Worker(Protocol):
 
 
 class Policies:
-    """Resolves model strings. A version is immutable: what was resolved once stays so while its files are kept."""
+    """Resolves model strings, by what the trainer says now: a restored finetune gives unsaved steps' names anew."""
 
     def __init__(
         self, source: AdapterSource, folders: AdapterFolders, worker: Worker, aliases: tuple[str, ...]
@@ -38,8 +44,11 @@ class Policies:
         """aliases: names that mean the process's base beside its own."""
         self._source, self._folders, self._worker, self._aliases = source, folders, worker, aliases
 
-    async def resolve(self, model: str, organisation: str, field: str) -> tuple[PolicyVersion, AdapterRef | None]:
-        """The weights that a model string names for this organisation.
+    @asynccontextmanager
+    async def lend(
+        self, model: str, organisation: str, field: str
+    ) -> AsyncGenerator[tuple[PolicyVersion, AdapterRef | None]]:
+        """The weights that a model string names for this organisation, on this machine until the block ends.
 
         Raises:
             InvalidField, ModelNotFound: the string. FinetuneNotFound, StepNotFound: the trainer has no such policy.
@@ -51,7 +60,8 @@ class Policies:
             raise Unavailable("the base model is still loading", retry_after_s=1.0)
         ref = read_model(model, facts["name"], self._aliases, field)
         if ref.finetune_id is None or ref.step is None:
-            return PolicyVersion(facts["name"], facts["digest"]), None
+            yield PolicyVersion(facts["name"], facts["digest"]), None
+            return
         finetune_id, step = ref.finetune_id, ref.step
 
         async def fetch(folder: Path) -> str:
@@ -59,9 +69,12 @@ class Policies:
             _check_base(manifest.policy, facts)
             return manifest.policy.adapter_digest
 
-        # The organisation is part of the name: what one caller may see is nobody else's answer.
-        adapter = await self._folders.get(f"{organisation}/{finetune_id}@{step}", fetch)
-        return PolicyVersion(facts["name"], facts["digest"], finetune_id, step, adapter.digest), adapter
+        now = await self._source.get_finetune(finetune_id)
+        # A restore lets an unsaved step's name come to mean other weights, and it changes where the finetune stands:
+        # the name is good only beside that. The organisation is in it, as what one caller may see is nobody else's.
+        version = f"{organisation}/{finetune_id}@{step} of {now.step} {now.adapter_digest}"
+        async with self._folders.lend(version, fetch) as adapter:
+            yield PolicyVersion(facts["name"], facts["digest"], finetune_id, step, adapter.digest), adapter
 
 
 def _check_base(policy: PolicyVersion, facts: Mapping[str, str]) -> None:

@@ -51,12 +51,12 @@ class ModelStack:
         made = await self.trainer.create_finetune(NewFinetune("", name, lora=LoraSettings(rank=4)))
         return await self.finetune_on(made, steps)
 
-    async def finetune_on(self, made: Finetune, steps: int) -> Finetune:
+    async def finetune_on(self, made: Finetune, steps: int, learning_rate: float = 0.05) -> Finetune:
         """More such steps."""
         label = GroundTruth(boxes=(Box(0.1, 0.1, 0.3, 0.4), Box(0.5, 0.5, 0.9, 0.8)))
         for _ in range(steps):
             group = SftGroup(detect(), label)
-            settings = TrainSettings(learning_rate=0.05)
+            settings = TrainSettings(learning_rate=learning_rate)
             result = await self.trainer.train_step(TrainStep(made.id, "", (group,), settings))
             assert result.applied
         return await self.trainer.get_finetune(made.id)

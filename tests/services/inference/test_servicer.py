@@ -111,6 +111,25 @@ async def test_an_unsaved_step_is_not_served(stack: ModelStack, saved: Finetune)
         await stack.inference.answer(ask(f"b/{MISSING}@1"))
 
 
+async def test_an_unsaved_step_among_many_names_the_newest_whatever_is_damaged(
+    stack: ModelStack, saved: Finetune
+) -> None:
+    with edited(stack, saved) as model:
+        folder = stack.folder / "data" / "checkpoints" / model[2:-2]
+        manifest = json.loads((folder / "00000003" / "manifest.json").read_text())
+        for step in range(4, 14):
+            (folder / f"{step:08d}").mkdir()
+            (folder / f"{step:08d}" / "manifest.json").write_text(json.dumps(manifest | {"step": step}))
+        (folder / "00000013" / "manifest.json").write_text("{damaged")
+        with pytest.raises(CheckpointNotFound, match=r"saved: 6, 7, 8, 9, 10, 11, 12, 13 and 3 earlier\. Only saved"):
+            await stack.inference.answer(ask(model[:-1] + "99"))
+    with (
+        edited(stack, saved, organisation="another") as model,
+        pytest.raises(CheckpointNotFound, match="it has none, or is not yours"),
+    ):
+        await stack.inference.answer(ask(model[:-1] + "99"))
+
+
 @pytest.mark.slow
 async def test_a_fresh_process_serves_from_the_store_alone(stack: ModelStack, saved: Finetune) -> None:
     wanted = await stack.inference.answer(ask(f"b/{saved.id}@3"))

@@ -26,6 +26,7 @@ from moontune.errors import (
     WorkerDied,
 )
 from moontune.telemetry import names
+from moontune.values.finetune import CheckpointRef
 from moontune.values.geometry import Box, Point
 from moontune.values.ground_truth import GroundTruth
 from moontune.values.image import Image
@@ -105,6 +106,25 @@ async def test_a_policy_is_fetched_from_the_trainer(stack: ModelStack) -> None:
     status = await stack.rollout.engine_status()
     assert made.adapter_digest in {adapter.policy.adapter_digest for adapter in status.adapters}
     assert (status.base, status.running, status.waiting) == ("tiny-fake", 0, 0)
+
+
+async def test_a_name_that_a_restore_gives_anew_means_the_new_weights(stack: ModelStack) -> None:
+    made = await stack.finetune("restored", steps=1)
+    checkpoint = await stack.trainer.save_checkpoint(made.id)
+
+    async def digest_of(step: int) -> str:
+        group = await stack.rollout.generate(order(f"b/{made.id}@{step}", count=1))
+        return group.rollouts[0].policy.adapter_digest
+
+    old = await stack.finetune_on(made, 2)
+    before = [await digest_of(step) for step in (1, 2, 3)]
+    assert before[2] == old.adapter_digest
+    await stack.trainer.restore_checkpoint(CheckpointRef(made.id, checkpoint.step))
+    new = await stack.finetune_on(made, 2, learning_rate=0.01)
+    after = [await digest_of(step) for step in (1, 2, 3)]
+    assert after[0] == before[0]
+    assert after[1] != before[1]
+    assert after[2] == new.adapter_digest != old.adapter_digest
 
 
 async def test_ground_truth_is_scored(stack: ModelStack) -> None:
