@@ -17,15 +17,14 @@ from moontune.clients.errors import from_rpc_error
 from moontune.clients.retry import RetryPolicy
 from moontune.errors import DeadlineExceeded
 from moontune.telemetry.deadline import current_deadline
+from moontune.wire.channel import MESSAGE_OPTIONS, REQUEST_ID_HEADER
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 T = TypeVar("T")
 
-MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    *MESSAGE_OPTIONS,
     ("grpc.max_metadata_size", 64 * 1024),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
@@ -158,7 +157,7 @@ class Connection:
         entries = self._target.credentials.metadata()
         request_id = structlog.contextvars.get_contextvars().get("request_id")
         if isinstance(request_id, str) and request_id:
-            entries["x-request-id"] = request_id  # one id in the logs of every service that a request touches
+            entries[REQUEST_ID_HEADER] = request_id
         return grpc.aio.Metadata(*entries.items())
 
 

@@ -54,8 +54,7 @@ class RolloutClient(ServiceClient):
         """Send orders, each under a tag of the caller's, and yield (tag, group or error) as they finish, in any order.
 
         Orders are read as the service takes them, so an endless source is fine; an ordinary iterator is read in a
-        thread and may block. One order's error does not end the
-        stream. An order is not retried by itself.
+        thread and may block. One order's error does not end the stream. An order is not retried by itself.
         """
         sent: dict[str, RolloutOrder] = {}
         raised: list[Exception] = []

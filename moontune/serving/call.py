@@ -45,10 +45,6 @@ class RpcCall:
         """Name of the method alone."""
         return self.path.rpartition("/")[2]
 
-    def remaining_s(self) -> float | None:
-        """Seconds to the deadline, not below 0; None without one."""
-        return None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-
 
 _current: ContextVar[RpcCall | None] = ContextVar("moontune_rpc_call", default=None)
 

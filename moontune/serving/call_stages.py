@@ -23,7 +23,6 @@ from moontune.telemetry.logs import get_logger
 from moontune.telemetry.metrics import ServiceMetrics
 from moontune.wire.status import to_status
 
-Abort = Callable[[grpc.Status], object]
 Stage = Callable[[RpcCall], AbstractAsyncContextManager[None]]
 
 GENERATED_REFUSAL = "Method not implemented!"

@@ -19,13 +19,12 @@ from moontune.serving.worker import ModelWorker
 from moontune.telemetry import names
 from moontune.telemetry.logs import get_logger
 from moontune.telemetry.metrics import MetricsPage, ServiceMetrics
+from moontune.wire.channel import MESSAGE_OPTIONS
 
-MAX_MESSAGE_BYTES = 32 * 1024 * 1024
 READINESS, LIVENESS = "", "liveness"
 
 SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    *MESSAGE_OPTIONS,
     ("grpc.so_reuseport", 0),  # else a second service binds the same port in silence
     ("grpc.http2.min_ping_interval_without_data_ms", 30_000),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -12,8 +12,8 @@ import grpc
 from moontune.serving.call import RpcCall, RpcKind, set_current_call
 from moontune.serving.call_stages import MappedError, Stage
 from moontune.telemetry.deadline import set_deadline
+from moontune.wire.channel import REQUEST_ID_HEADER
 
-REQUEST_ID_HEADER = "x-request-id"
 _SANE_ID = re.compile(r"[\w.:/+=-]{1,128}")
 
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # in quotes: only the stubs are generic

@@ -27,7 +27,6 @@ class JobState(StrEnum):
     FAILED = "failed"
 
 
-_SKILLS = ", ".join(TRAINABLE_SKILLS)
 ENDED_STATES = (JobState.CANCELLED, JobState.SUCCEEDED, JobState.FAILED)
 
 

@@ -28,7 +28,11 @@ class LossKind(StrEnum):
 
 
 class SamplerCorrection(StrEnum):
-    """What is done about the gap between sampler and learner: nothing, or mask whole rollouts by mean log-ratio."""
+    """What is done about the gap between sampler and learner.
+
+    off: nothing. token_truncate: weigh each decision by its own ratio, truncated from above. sequence_mask: mask whole
+    rollouts by their mean log-ratio.
+    """
 
     OFF = "off"
     TOKEN_TRUNCATE = "token_truncate"
