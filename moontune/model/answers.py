@@ -1,12 +1,11 @@
 """Between decisions and what they say: answers read from decisions, and decisions that a label would have taken.
 
 Boxes are clipped to 0..1. Labels are put in one order (by x, then y, of the centre), the order that moontune-tiny was
-trained on; without a fixed order they would be noise to imitate.
+trained on: any order is right for a reward, but labels in random order are noise to a cross-entropy.
 """
 
 from collections.abc import Iterator, Sequence
 
-from moontune.errors import InvalidField
 from moontune.model import codec
 from moontune.model.config import MoondreamConfig
 from moontune.model.tokenizer import Tokenizer
@@ -64,20 +63,6 @@ def point_decisions(points: Sequence[Point], config: MoondreamConfig) -> tuple[D
     ordered = sorted(points, key=lambda point: (point.x, point.y))
     taken = [decision for point in ordered for decision in _go_to(point, config.region.bins)]
     return (*taken, Decision(Head.GO, 0, 0.0))
-
-
-def text_decisions(
-    answer: str, config: MoondreamConfig, tokenizer: Tokenizer, reasoning: str | None = None
-) -> tuple[tuple[Decision, ...], int]:
-    """The decisions of a query rollout that answers with this text and ends, and how many of them are thinking."""
-    special = config.tokenizer
-    thoughts = [] if reasoning is None else tokenizer.encode(reasoning)
-    separator = [] if reasoning is None else [special.answer_id]
-    said = tokenizer.encode(answer)
-    if not said:
-        raise InvalidField.of("target.answer", answer, "text of at least one token")
-    ids = [*thoughts, *separator, *said, special.eos_id]
-    return tuple(Decision(Head.TOKEN, token, 0.0) for token in ids), len(thoughts)
 
 
 def _go_to(point: Point, bins: int) -> list[Decision]:

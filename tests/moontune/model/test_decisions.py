@@ -1,7 +1,7 @@
 import pytest
 
 from moontune.errors import InvalidField
-from moontune.model.answers import box_decisions, point_decisions, read_output, text_decisions
+from moontune.model.answers import box_decisions, point_decisions, read_output
 from moontune.model.base_model import BaseModel
 from moontune.model.decisions import Input, InputKind, Phase, layout
 from moontune.values.geometry import Box, Point
@@ -128,10 +128,6 @@ def test_labels_round_trip_through_decisions(base: BaseModel) -> None:
         )
     named = read_output(Skill.POINT, point_decisions([Point(0.25, 0.75)], base.config), base.config, base.tokenizer)
     assert named == PointOutput((Point(256 / 1023, 767 / 1023),))
-    decisions, thinking = text_decisions("yes", base.config, base.tokenizer, "it is ✓")
-    layout(Skill.QUERY, decisions, base.config, reasoning=True, thinking_count=thinking)
-    said = read_output(Skill.QUERY, decisions, base.config, base.tokenizer, reasoning=True, thinking_count=thinking)
-    assert said == QueryOutput("yes", Reasoning("it is ✓"))
 
 
 def test_grounding_spans(base: BaseModel) -> None:
