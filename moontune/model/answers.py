@@ -33,14 +33,17 @@ def read_output(
     thinking_count: int = 0,
     decoding: codec.CoordDecoding = codec.CoordDecoding.EXACT,
 ) -> Output:
-    """What a rollout's decisions say; an object cut short by a limit is left out."""
+    """What a rollout's decisions say; an object cut short by a limit is left out.
+
+    The space with which the family's answers begin belongs to the tokens, not to the answer.
+    """
     if skill is Skill.DETECT:
         return DetectOutput(tuple(_boxes(decisions, config, decoding)))
     if skill is Skill.POINT:
         return PointOutput(tuple(_points(decisions, config, decoding)))
     special = config.tokenizer
     said = [decision.choice for decision in decisions[thinking_count:] if decision.head is Head.TOKEN]
-    answer = tokenizer.decode([token for token in said if token not in (special.eos_id, special.answer_id)])
+    answer = tokenizer.decode([token for token in said if token not in (special.eos_id, special.answer_id)]).strip()
     if skill is Skill.CAPTION:
         return CaptionOutput(answer)
     thoughts = decisions[:thinking_count]

@@ -5,7 +5,7 @@ from moontune.model.answers import box_decisions, point_decisions, read_output
 from moontune.model.base_model import BaseModel
 from moontune.model.decisions import Input, InputKind, Phase, layout
 from moontune.values.geometry import Box, Point
-from moontune.values.output import DetectOutput, Grounding, PointOutput, QueryOutput, Reasoning
+from moontune.values.output import CaptionOutput, DetectOutput, Grounding, PointOutput, QueryOutput, Reasoning
 from moontune.values.rollout import Decision, Head
 from moontune.values.skill import Skill
 from tests.fakes.tiny_base import CONFIG
@@ -128,6 +128,12 @@ def test_labels_round_trip_through_decisions(base: BaseModel) -> None:
         )
     named = read_output(Skill.POINT, point_decisions([Point(0.25, 0.75)], base.config), base.config, base.tokenizer)
     assert named == PointOutput((Point(256 / 1023, 767 / 1023),))
+
+
+def test_an_answer_begins_with_its_first_word(base: BaseModel) -> None:
+    decisions = tokens(*base.tokenizer.encode(" two red cups"), 0)
+    assert read_output(Skill.QUERY, decisions, base.config, base.tokenizer) == QueryOutput("two red cups")
+    assert read_output(Skill.CAPTION, decisions, base.config, base.tokenizer) == CaptionOutput("two red cups")
 
 
 def test_grounding_spans(base: BaseModel) -> None:
