@@ -21,8 +21,6 @@ def main() -> None:
     options.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "moontune-tiny-base")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--images", type=int, default=20, help="per process and step")
-    options.add_argument("--row-tokens", type=int, default=80, help="of questions about one image")
-    options.add_argument("--eyes-share", type=float, default=0.0, help="of the run that only vision learns, 0 to 1")
     options.add_argument("--fp32", action="store_true", help="for CPUs without avx512_bf16")
     options.add_argument("--vision-dim", type=int, default=128)
     options.add_argument("--text-dim", type=int, default=128)
@@ -49,8 +47,6 @@ def _pretrain(given: argparse.Namespace) -> None:
             steps=given.steps,
             scenes=given.scenes,
             images=given.images,
-            row_tokens=given.row_tokens,
-            eyes_share=given.eyes_share,
             seed=given.seed,
             bf16=not given.fp32,
             vision_dim=given.vision_dim,

@@ -80,7 +80,10 @@ def losses(
     bf16: the transformers' matrix products run in bf16 (a third faster where the CPU has avx512_bf16); region head
     and language head stay fp32, coordinates need it.
     """
-    image_BPD = _see(model, crops_NCHW, bf16=bf16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        features = model.encode_crops(crops_NCHW)
+        image_BPD = model.project(features, features)
+    image_BPD = image_BPD.float()
     hidden_BTD = hidden_of(model, rows, image_BPD, bf16=bf16)
     go = rows.go_targets_BT != NONE
     coord, size = rows.coord_targets_BT != NONE, rows.size_targets_BT2[..., 0] != NONE
@@ -91,22 +94,6 @@ def losses(
         soft_bins(model.size_logits(hidden_BTD[size]), rows.size_targets_BT2[size], 1.4 * sigma_bins),
         _dense(dense, image_BPD, targets),
     )
-
-
-def dense_losses(
-    model: Moondream, dense: DenseHead, crops_NCHW: Tensor, targets: DenseTargets, *, bf16: bool
-) -> Losses:
-    """Only what the patches show; the other parts are 0."""
-    zero = torch.zeros(())
-    return Losses(zero, zero, zero, zero, _dense(dense, _see(model, crops_NCHW, bf16=bf16), targets))
-
-
-def _see(model: Moondream, crops_NCHW: Tensor, *, bf16: bool) -> Tensor:
-    """Image tokens [B, P, D], fp32."""
-    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        features = model.encode_crops(crops_NCHW)
-        image_BPD = model.project(features, features)
-    return image_BPD.float()
 
 
 def soft_bins(logits: Tensor, bins: Tensor, sigma_bins: float) -> Tensor:

@@ -3,6 +3,7 @@
 One process per core beats one process of two threads at this size: its operations are too small to share.
 """
 
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.random import Generator
-from numpy.typing import NDArray
 from tokenizers import Tokenizer as FileTokenizer
 from torch import Tensor, distributed
 
@@ -20,9 +20,9 @@ from moontune.model.tokenizer import Tokenizer
 from tools.tiny_base.architecture import save_base, tiny_config
 from tools.tiny_base.dataset import Scenes, load_or_draw
 from tools.tiny_base.initialise import initialise
-from tools.tiny_base.losses import DenseHead, DenseTargets, Losses, dense_losses, losses
+from tools.tiny_base.losses import DenseHead, DenseTargets, Losses, losses
 from tools.tiny_base.optimisers import Optimisers
-from tools.tiny_base.packing import Segment, pack, segment
+from tools.tiny_base.packing import Rows, Segment, pack, segment
 from tools.tiny_base.questions import ask
 from tools.tiny_base.scenes import Scene
 from tools.tiny_base.tokenizer import make_tokenizer
@@ -35,8 +35,6 @@ class Plan:
     limit_s: seconds of training; the schedules follow the elapsed share of it. steps: if given, they decide instead,
     and a run repeats exactly. images: per process and step. row_tokens: of questions
     about one image, see fill_row. save_every_s: snapshots. bf16: the body computes in bf16, see losses.
-    eyes_share: the first part of the run, in which only the vision tower and the projection learn, from the dense
-    labels alone: three times as many images a second, and reading needs many.
     """
 
     out: Path
@@ -53,7 +51,6 @@ class Plan:
     layers: tuple[int, int] = (4, 4)
     save_every_s: float = 180.0
     bf16: bool = True
-    eyes_share: float = 0.0
 
     def progress(self, step: int, elapsed_s: float) -> float:
         """How much of the run is over, 0..1."""
@@ -108,32 +105,18 @@ class _Trainer:
         self.parameters = [p for p in (*self.model.parameters(), *self.dense.parameters()) if p.requires_grad]
         self.optimisers = Optimisers(self.model, self.dense)
         self.rng = np.random.default_rng([plan.seed, rank])
-        self.eyes_only, self.first_joint_step = True, 0
 
     def step(self, step: int, progress: float) -> Losses:
         """One update from this process's batch and the others'."""
-        eyes_only = progress < self.plan.eyes_share
-        if self.eyes_only and not eyes_only:
-            self.first_joint_step, self.eyes_only = step, False
-        parts = self._losses(progress, eyes_only=eyes_only)
+        crops, rows, targets = make_batch(self.scenes, self.model, self.tokenizer, self.plan, self.rng)
+        parts = losses(self.model, self.dense, crops, rows, targets, sigma_bins(progress), bf16=self.plan.bf16)
         for parameter in self.parameters:
             parameter.grad = None
-        parts.total(1.0 if eyes_only else 0.5 if progress < 0.7 else 0.3).backward()
+        parts.total(0.5 if progress < 0.6 else 0.3).backward()
         _average([parameter.grad for parameter in self.parameters if parameter.grad is not None])
         torch.nn.utils.clip_grad_norm_(self.parameters, 1.0)
-        self.optimisers.step(step - self.first_joint_step, progress)
+        self.optimisers.step(step, progress)
         return parts
-
-    def _losses(self, progress: float, *, eyes_only: bool) -> Losses:
-        chosen = self.rng.integers(len(self.scenes.scenes), size=self.plan.images)
-        crops, targets = look(self.scenes, chosen, self.rng)
-        if eyes_only:
-            return dense_losses(self.model, self.dense, crops, targets, bf16=self.plan.bf16)
-        config, row_tokens = self.model.config, self.plan.row_tokens
-        filled = [fill_row(self.scenes.scenes[i], config, self.tokenizer, row_tokens, self.rng) for i in chosen]
-        rows = pack(filled, config.prefix_length)
-        sigma = sigma_bins((progress - self.plan.eyes_share) / (1 - self.plan.eyes_share))
-        return losses(self.model, self.dense, crops, rows, targets, sigma, bf16=self.plan.bf16)
 
     def save(self) -> None:
         """Write the base as it is now."""
@@ -141,18 +124,23 @@ class _Trainer:
 
 
 def sigma_bins(progress: float) -> float:
-    """Width of the coordinate targets by the share of the joint part: 40 bins, 7 from 60 % on, geometric between."""
+    """Width of the coordinate targets: 40 bins at first, 7 from 60 % on, geometric in between."""
     return 40.0 * (7.0 / 40.0) ** min(1.0, progress / 0.6)
 
 
-def look(scenes: Scenes, chosen: NDArray[np.int64], rng: Generator) -> tuple[Tensor, DenseTargets]:
-    """The chosen scenes in some light: crops and dense labels."""
+def make_batch(
+    scenes: Scenes, model: Moondream, tokenizer: Tokenizer, plan: Plan, rng: Generator
+) -> tuple[Tensor, Rows, DenseTargets]:
+    """Random scenes with random questions: crops, rows, dense labels."""
+    chosen = np.sort(rng.integers(len(scenes.scenes), size=plan.images))
+    pixels = torch.from_numpy(np.asarray(scenes.pixels[chosen]))
+    rows = [fill_row(scenes.scenes[i], model.config, tokenizer, plan.row_tokens, rng) for i in chosen]
     targets = DenseTargets(
         torch.from_numpy(scenes.classes[chosen].astype(np.int64)),
         torch.from_numpy(scenes.colours[chosen].astype(np.int64)),
         torch.from_numpy(scenes.boxes[chosen].astype(np.float32)),
     )
-    return _varied(normalise(torch.from_numpy(np.asarray(scenes.pixels[chosen]))), rng), targets
+    return _varied(normalise(pixels), rng), pack(rows, model.config.prefix_length), targets
 
 
 def fill_row(
@@ -203,4 +191,5 @@ def _line(step: int, progress: float, elapsed_s: float, parts: Losses, plan: Pla
         f"{name} {float(getattr(parts, name).detach()):.3f}" for name in ("language", "go", "coord", "size", "dense")
     )
     rate = step * plan.images * plan.processes / max(elapsed_s, 1e-6)
-    return f"step {step} {progress:.1%} {elapsed_s:.0f} s {rate:.0f} img/s {values}"
+    floor = math.log(math.sqrt(2 * math.pi * math.e) * sigma_bins(progress))
+    return f"step {step} {progress:.1%} {elapsed_s:.0f} s {rate:.0f} img/s {values} (coord floor {floor:.2f})"
