@@ -1,17 +1,23 @@
-"""RewardService on the chassis: convert, call, convert. Grading runs in a thread; the event loop stays free."""
+"""RewardService on the chassis: convert, call, convert.
+
+Reading, grading and writing of a batch (4096 samples of up to hundreds of objects) run in a thread: the event loop
+stays free.
+"""
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from moontune.api.reward.v1 import report_pb2, reward_pb2, reward_service_pb2_grpc
 from moontune.api.reward.v1 import reward_service_pb2 as pb
-from moontune.api.reward.v1 import reward_service_pb2_grpc
 from moontune.errors import Draining, InvalidField, MoontuneError, NotImplementedYet
 from moontune.serving.chassis import Chassis
 from moontune.telemetry import names
 from moontune.telemetry.metrics import ServiceMetrics
-from moontune.values.reward import RewardResult, RewardSample, RewardSpec
+from moontune.values.reward import RewardSpec
 from moontune.values.sandbox import SandboxLayer, SandboxStatus
 from moontune.wire.item_error import item_error_to_proto
 from moontune.wire.reward import reward_info_to_proto, reward_result_to_proto
@@ -42,8 +48,7 @@ class RewardServicer(reward_service_pb2_grpc.RewardServiceServicer):
 
     async def Score(self, request: pb.ScoreRequest, context: Any) -> pb.ScoreResponse:  # noqa: N802
         """Score a batch."""
-        results = await self._grade(spec_from(request), samples_from(request.samples))
-        return pb.ScoreResponse(results=[reward_result_to_proto(result) for result in results])
+        return pb.ScoreResponse(results=await self._grade(request))
 
     async def ScoreStream(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.ScoreStreamRequest], context: Any
@@ -55,12 +60,11 @@ class RewardServicer(reward_service_pb2_grpc.RewardServiceServicer):
             if not 1 <= len(request.tag) <= MAX_TAG:
                 raise InvalidField.of("tag", request.tag, f"1 to {MAX_TAG} characters")
             try:
-                results = await self._grade(spec_from(request), samples_from(request.samples))
+                results = await self._grade(request)
             except MoontuneError as error:
                 yield pb.ScoreStreamResponse(tag=request.tag, error=item_error_to_proto(error))
                 continue
-            listed = pb.RewardResultList(results=[reward_result_to_proto(result) for result in results])
-            yield pb.ScoreStreamResponse(tag=request.tag, results=listed)
+            yield pb.ScoreStreamResponse(tag=request.tag, results=pb.RewardResultList(results=results))
 
     async def ListRewards(self, request: pb.ListRewardsRequest, context: Any) -> pb.ListRewardsResponse:  # noqa: N802
         """List the catalogue by name."""
@@ -73,8 +77,7 @@ class RewardServicer(reward_service_pb2_grpc.RewardServiceServicer):
         self, request: pb.ValidateRewardRequest, context: Any
     ) -> pb.ValidateRewardResponse:
         """Dry run on the caller's samples."""
-        report = await asyncio.to_thread(dry_run, candidate_from(request), groups_from(request.groups))
-        return pb.ValidateRewardResponse(report=reward_report_to_proto(report))
+        return pb.ValidateRewardResponse(report=await asyncio.to_thread(_report, request))
 
     async def RegisterReward(  # noqa: N802
         self, request: pb.RegisterRewardRequest, context: Any
@@ -90,14 +93,35 @@ class RewardServicer(reward_service_pb2_grpc.RewardServiceServicer):
         status = SandboxStatus(self._settings.sandbox, user_code_allowed=False, layers=(layer,))
         return pb.GetSandboxStatusResponse(status=sandbox_status_to_proto(status))
 
-    async def _grade(self, spec: RewardSpec | None, samples: Sequence[RewardSample]) -> list[RewardResult]:
-        started = time.perf_counter()
-        results = await asyncio.to_thread(grade_all, spec, samples)
-        seconds = (time.perf_counter() - started) / len(samples)
-        self._metrics.histogram(names.SCORE_SECONDS, reward=_label(spec)).observe(seconds)
-        for result in results:
-            self._metrics.counter(names.SCORED, status=str(result.status)).inc()
-        return results
+    async def _grade(self, request: pb.ScoreRequest | pb.ScoreStreamRequest) -> list[reward_pb2.RewardResult]:
+        graded = await asyncio.to_thread(_graded, request)
+        self._metrics.histogram(names.SCORE_SECONDS, reward=graded.label).observe(graded.seconds)
+        for status, count in graded.statuses.items():
+            self._metrics.counter(names.SCORED, status=status).inc(count)
+        return graded.results
+
+
+@dataclass(frozen=True, slots=True)
+class _Graded:
+    """A batch's results with what is counted of it: the reward's label, seconds a grade, results by status."""
+
+    results: list[reward_pb2.RewardResult]
+    label: str
+    seconds: float
+    statuses: Mapping[str, int]
+
+
+def _graded(request: pb.ScoreRequest | pb.ScoreStreamRequest) -> _Graded:
+    spec, samples = spec_from(request), samples_from(request.samples)
+    started = time.perf_counter()
+    results = grade_all(spec, samples)
+    seconds = (time.perf_counter() - started) / len(samples)
+    statuses = Counter(str(result.status) for result in results)
+    return _Graded([reward_result_to_proto(result) for result in results], _label(spec), seconds, statuses)
+
+
+def _report(request: pb.ValidateRewardRequest) -> report_pb2.RewardReport:
+    return reward_report_to_proto(dry_run(candidate_from(request), groups_from(request.groups)))
 
 
 def _label(spec: RewardSpec | None) -> str:

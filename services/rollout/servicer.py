@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from moontune.api.common.v1 import rollout_pb2
 from moontune.api.rollout.v1 import rollout_service_pb2 as pb
 from moontune.api.rollout.v1 import rollout_service_pb2_grpc
 from moontune.auth.context import current_principal
@@ -20,6 +21,7 @@ from moontune.errors import Draining, InvalidField, MoontuneError
 from moontune.serving.chassis import Chassis
 from moontune.serving.worker import ModelWorker
 from moontune.values.engine import EngineStatus
+from moontune.values.rollout_order import RolloutOrder
 from moontune.wire.checks import required
 from moontune.wire.engine import engine_status_to_proto
 from moontune.wire.item_error import item_error_to_proto
@@ -74,8 +76,7 @@ class RolloutServicer(rollout_service_pb2_grpc.RolloutServiceServicer):
         """Generate one group."""
         required(request.HasField("order"), "order", "what to generate")
         order = rollout_order_from_proto(request.order)
-        group = await self._generator.generate(order, current_principal().organisation)
-        return pb.GenerateRolloutsResponse(group=rollout_group_to_proto(group))
+        return pb.GenerateRolloutsResponse(group=await self._group(order))
 
     async def StreamRollouts(  # noqa: N802
         self, request_iterator: AsyncIterator[pb.StreamRolloutsRequest], context: Any
@@ -103,7 +104,11 @@ class RolloutServicer(rollout_service_pb2_grpc.RolloutServiceServicer):
                 raise InvalidField.of("tag", request.tag, f"1 to {MAX_TAG} characters")
             required(request.HasField("order"), "order", "what to generate")
             order = rollout_order_from_proto(request.order)
-            group = await self._generator.generate(order, current_principal().organisation)
-            return pb.StreamRolloutsResponse(tag=request.tag, group=rollout_group_to_proto(group))
+            return pb.StreamRolloutsResponse(tag=request.tag, group=await self._group(order))
         except MoontuneError as error:
             return pb.StreamRolloutsResponse(tag=request.tag, error=item_error_to_proto(error))
+
+    async def _group(self, order: RolloutOrder) -> rollout_pb2.RolloutGroup:
+        group = await self._generator.generate(order, current_principal().organisation)
+        # In a thread: 64 rollouts of 2048 decisions take a quarter of a second, and health answers within 100 ms.
+        return await asyncio.to_thread(rollout_group_to_proto, group)

@@ -1,5 +1,8 @@
 """The reward service over a real channel."""
 
+import asyncio
+import time
+
 import grpc
 import pytest
 from google.rpc import error_details_pb2
@@ -8,6 +11,7 @@ from grpc_status import rpc_status
 from moontune.api.reward.v1 import reward_pb2, reward_service_pb2_grpc, sandbox_pb2
 from moontune.api.reward.v1 import reward_service_pb2 as pb
 from moontune.serving.server import ServiceApp, opened
+from moontune.telemetry.metrics import ServiceMetrics
 from moontune.values.geometry import Box
 from moontune.values.ground_truth import GroundTruth
 from moontune.values.image import Image
@@ -19,7 +23,7 @@ from moontune.values.skill import Skill
 from moontune.wire.reward import reward_sample_to_proto, reward_spec_to_proto
 from moontune.wire.reward_report import reward_report_from_proto, sample_group_to_proto
 from services.reward.config import RewardSettings
-from services.reward.servicer import build
+from services.reward.servicer import RewardServicer, build
 
 BOX = Box(0.0, 0.0, 0.5, 0.5)
 REQUEST = SkillRequest(Skill.DETECT, Image("0" * 64), object="thing")
@@ -86,6 +90,19 @@ async def test_the_stream_goes_on_after_a_refused_batch(stub):
     ]
     assert answers[1].error.reason == "REWARD_NOT_FOUND"
     assert answers[2].results.results[0].reward == 0.0
+
+
+async def test_a_large_batch_leaves_the_event_loop_free():
+    boxes = [Box(0.0, 0.01 * index, 0.5, 0.01 * index + 0.2) for index in range(40)]
+    batch = pb.ScoreRequest(samples=[detect(*boxes, truth=boxes)] * 2000)
+    servicer = RewardServicer(RewardSettings(port=0), ServiceMetrics(), asyncio.Event())
+    longest, scoring = 0.0, asyncio.create_task(servicer.Score(batch, None))
+    while not scoring.done():
+        before = time.perf_counter()
+        await asyncio.sleep(0.001)
+        longest = max(longest, time.perf_counter() - before)
+    assert len(scoring.result().results) == 2000
+    assert longest < 0.25, longest
 
 
 async def test_the_catalogue_in_pages(stub):
