@@ -24,7 +24,6 @@ from moontune.errors import (
     FinetuneNotFound,
     InvalidField,
     RequestIdReused,
-    StepNotSaved,
 )
 from moontune.values.finetune import Checkpoint, Finetune
 from moontune.values.geometry import Box, Point
@@ -242,7 +241,7 @@ class FakeInference(inference_service_pb2_grpc.InferenceServiceServicer):
         policy = PolicyVersion(BASE, BASE_DIGEST)
         if ref.finetune_id:
             if (ref.finetune_id, ref.step) not in self.trainer.saved:
-                raise StepNotSaved(f"{order.model} is not a saved step")
+                raise CheckpointNotFound(f"{order.model} is not a saved step")
             policy = PolicyVersion(BASE, BASE_DIGEST, ref.finetune_id, ref.step, digest_of(ref.finetune_id, ref.step))
         try:
             await asyncio.sleep(self.slow_s)

@@ -49,7 +49,7 @@ async def test_models_by_alias_and_by_adapter(running):
     unknown = await running.client.post("/v1/detect", json=body | {"adapter": f"{finetune_id}/{'0' * 26}"})
     assert (unknown.status_code, error_of(unknown)["code"]) == (404, "CHECKPOINT_NOT_FOUND")
     unsaved = await running.client.post("/v1/detect", json=body | {"model": f"moondream3-preview/{finetune_id}@7"})
-    assert (unsaved.status_code, error_of(unsaved)["code"]) == (404, "STEP_NOT_SAVED")
+    assert (unsaved.status_code, error_of(unsaved)["code"]) == (404, "CHECKPOINT_NOT_FOUND")
     assert (await running.client.post("/v1/detect", json=body | {"model": "a/b@c"})).status_code == 400
     assert (await running.client.post("/v1/detect", json=body | {"model": "moondream3-preview"})).status_code == 200
     assert running.inference.orders[-1].model == "moontune-tiny"
