@@ -3,13 +3,17 @@
 import hashlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, Self, TypeVar
 
+from moontune.api.trainer.v1 import trainer_service_pb2 as pb
 from moontune.errors import CheckpointCorrupt, InvalidField
-from moontune.values.adapter import CHUNK_BYTES, BundleFile, FileChunk
-from moontune.wire.bundle import chunks_of
+from moontune.values.adapter import CHUNK_BYTES, AdapterManifest, BundleFile, ExportManifest, FileChunk
+from moontune.wire.bundle import chunks_of, file_chunk_from_proto
+
+Message = TypeVar("Message", pb.DownloadAdapterResponse, pb.ExportCheckpointResponse)
+Manifest = TypeVar("Manifest", AdapterManifest, ExportManifest)
 
 
 class _Incoming:
@@ -73,6 +77,27 @@ class FolderReceiver:
                 )
         for expected in self._expected:
             (self._part / expected.name).replace(self._folder / expected.name)
+
+
+async def receive(
+    messages: AsyncIterator[Message], folder: Path, read_manifest: Callable[[Message], Manifest]
+) -> Manifest:
+    """Write a stream of one manifest and its files' chunks into a folder. Returns the manifest.
+
+    Raises:
+        CheckpointCorrupt: a file is not what the manifest says, or there is no manifest; the folder is as it was.
+    """
+    manifest: Manifest | None = None
+    with FolderReceiver(folder) as receiver:
+        async for message in messages:
+            if message.WhichOneof("payload") == "chunk":
+                receiver.take(file_chunk_from_proto(message.chunk))
+            else:
+                manifest = read_manifest(message)
+                receiver.expect(manifest.files)
+        receiver.finish()
+    assert manifest is not None, "finish refuses a stream without one"
+    return manifest
 
 
 def folder_chunks(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from moontune.api.trainer.v1 import trainer_service_pb2 as pb
 from moontune.api.trainer.v1.trainer_service_pb2_grpc import TrainerServiceStub
 from moontune.checkpoints.digest import ADAPTER_FILES, adapter_digest
-from moontune.clients.adapter_files import FolderReceiver, folder_chunks
+from moontune.clients.adapter_files import folder_chunks, receive
 from moontune.clients.request_ids import new_request_id
 from moontune.clients.service_client import ServiceClient
 from moontune.errors import CheckpointCorrupt
@@ -23,7 +23,6 @@ from moontune.wire.bundle import (
     adapter_import_to_proto,
     adapter_manifest_from_proto,
     export_manifest_from_proto,
-    file_chunk_from_proto,
     file_chunk_to_proto,
 )
 from moontune.wire.checkpoint import checkpoint_from_proto, checkpoint_ref_to_proto
@@ -206,23 +205,7 @@ class TrainerClient(ServiceClient):
             lambda timeout, metadata: stub.DownloadAdapter(request, timeout=timeout, metadata=metadata), deadline_s
         )
         async with contextlib.aclosing(messages):
-            return await self._receive_adapter(messages, folder)
-
-    async def _receive_adapter(
-        self, messages: AsyncIterator[pb.DownloadAdapterResponse], folder: Path
-    ) -> AdapterManifest:
-        with FolderReceiver(folder) as receiver:
-            manifest: AdapterManifest | None = None
-            async for message in messages:
-                if message.WhichOneof("payload") == "manifest":
-                    manifest = adapter_manifest_from_proto(message.manifest)
-                    _check_adapter_digest(manifest)
-                    receiver.expect(manifest.files)
-                else:
-                    receiver.take(file_chunk_from_proto(message.chunk))
-            receiver.finish()
-        assert manifest is not None
-        return manifest
+            return await receive(messages, folder, _adapter_manifest)
 
     async def import_adapter(self, order: AdapterImport, folder: Path, *, deadline_s: float | None = None) -> Finetune:
         """Make a finetune from the files of a folder; `order.files` may be empty, it is filled from the folder."""
@@ -247,22 +230,7 @@ class TrainerClient(ServiceClient):
             lambda timeout, metadata: stub.ExportCheckpoint(request, timeout=timeout, metadata=metadata), deadline_s
         )
         async with contextlib.aclosing(messages):
-            return await self._receive_export(messages, folder)
-
-    async def _receive_export(
-        self, messages: AsyncIterator[pb.ExportCheckpointResponse], folder: Path
-    ) -> ExportManifest:
-        with FolderReceiver(folder) as receiver:
-            manifest: ExportManifest | None = None
-            async for message in messages:
-                if message.WhichOneof("payload") == "header":
-                    manifest = export_manifest_from_proto(message.header)
-                    receiver.expect(manifest.files)
-                else:
-                    receiver.take(file_chunk_from_proto(message.chunk))
-            receiver.finish()
-        assert manifest is not None
-        return manifest
+            return await receive(messages, folder, lambda message: export_manifest_from_proto(message.header))
 
     async def watch_finetune(
         self, finetune_id: str, *, after_step: int | None = None, deadline_s: float = WATCH_DEADLINE_S
@@ -278,7 +246,8 @@ class TrainerClient(ServiceClient):
                 yield finetune_event_from_proto(message)
 
 
-def _check_adapter_digest(manifest: AdapterManifest) -> None:
+def _adapter_manifest(message: pb.DownloadAdapterResponse) -> AdapterManifest:
+    manifest = adapter_manifest_from_proto(message.manifest)
     by_name = {file.name: file.sha256 for file in manifest.files}
     if set(by_name) != set(ADAPTER_FILES):
         raise CheckpointCorrupt(
@@ -286,3 +255,4 @@ def _check_adapter_digest(manifest: AdapterManifest) -> None:
         )
     if adapter_digest(by_name) != manifest.policy.adapter_digest:
         raise CheckpointCorrupt(f"the manifest's files do not make up {manifest.policy.adapter_digest}")
+    return manifest
