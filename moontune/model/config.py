@@ -5,11 +5,19 @@ reported at once. Fields with a default may be left out.
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from typing import Any, cast, get_type_hints
+import reprlib
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, cast
+
+from pydantic import TypeAdapter, ValidationError
 
 from moontune.errors import FieldViolation, InvalidField
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +155,10 @@ class MoondreamConfig:
     def from_json(cls, text: str) -> "MoondreamConfig":
         """Read the JSON form; raises InvalidField with every problem found."""
         try:
-            tree = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InvalidField.of("config", text[:40], f"JSON ({error})") from None
-        problems: list[FieldViolation] = []
-        config = _read(cls, tree, "config", problems)
-        if not problems and isinstance(config, MoondreamConfig):
+            config = TypeAdapter(cls).validate_json(text, strict=True, extra="forbid")
+        except ValidationError as error:
+            problems = [_problem(each) for each in error.errors(include_url=False)]
+        else:
             problems = _contradictions(config)
             if not problems:
                 return config
@@ -160,50 +166,28 @@ class MoondreamConfig:
         raise InvalidField(f"the model config does not fit: {listed}", violations=problems)
 
 
-def _read(kind: Any, given: object, path: str, problems: list[FieldViolation]) -> Any:
-    """Build a value of type `kind` from parsed JSON; adds to `problems` and returns None where it cannot."""
-    if is_dataclass(kind):
-        return _read_dataclass(cast("type[Any]", kind), given, path, problems)
-    if kind is float and isinstance(given, int) and not isinstance(given, bool):
-        return float(given)
-    if kind in (int, float, str):
-        if isinstance(given, kind) and not isinstance(given, bool):
-            return given
-        problems.append(FieldViolation(path, f"{path} is {given!r}; allowed: a {kind.__name__}"))
-        return None
-    ids = cast("list[object]", given) if isinstance(given, list) else None
-    if ids is not None and all(isinstance(item, int) and not isinstance(item, bool) for item in ids):
-        return tuple(ids)
-    problems.append(FieldViolation(path, f"{path} is {given!r}; allowed: a list of token ids"))
-    return None
+def _problem(error: "ErrorDetails") -> FieldViolation:
+    path = "config" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
+    says = {"missing": "is missing", "unexpected_keyword_argument": "is not known"}.get(error["type"])
+    given = f"is {_SHORT.repr(error['input'])}: {error['msg']}"
+    return FieldViolation(path, f"{path} {says or given}")
 
 
-def _read_dataclass(kind: type[Any], given: object, path: str, problems: list[FieldViolation]) -> Any:
-    if not isinstance(given, Mapping):
-        problems.append(FieldViolation(path, f"{path} is {given!r}; allowed: an object"))
-        return None
-    tree = cast("Mapping[str, object]", given)
-    known = {item.name: item for item in fields(kind)}
-    problems += [FieldViolation(f"{path}.{name}", f"{path}.{name} is not known") for name in tree if name not in known]
-    types = get_type_hints(kind)
-    values: dict[str, Any] = {}
-    for name, item in known.items():
-        if name in tree:
-            values[name] = _read(types[name], tree[name], f"{path}.{name}", problems)
-        elif item.default is MISSING and item.default_factory is MISSING:
-            problems.append(FieldViolation(f"{path}.{name}", f"{path}.{name} is missing"))
-    return None if problems else kind(**values)
+def _not_positive(config: MoondreamConfig) -> list[FieldViolation]:
+    """Sizes of 0 or less; overlap_margin and rotary_dim may be 0."""
+    return [
+        FieldViolation(f"config.{part}.{item.name}", f"config.{part}.{item.name} must be more than 0")
+        for part, sizes in (("text", config.text), ("vision", config.vision), ("region", config.region))
+        for item in fields(sizes)
+        if item.name not in ("overlap_margin", "rotary_dim") and not cast("float", getattr(sizes, item.name)) > 0
+    ]
 
 
 def _contradictions(config: MoondreamConfig) -> list[FieldViolation]:
     """Sizes that each read well but do not fit together."""
+    if unset := _not_positive(config):
+        return unset
     text, vision, region, tokenizer = config.text, config.vision, config.region, config.tokenizer
-    sizes = [(f"text.{item.name}", cast("float", getattr(text, item.name))) for item in fields(text)]
-    sizes += [(f"vision.{item.name}", cast("float", getattr(vision, item.name))) for item in fields(vision)]
-    sizes += [(f"region.{item.name}", cast("float", getattr(region, item.name))) for item in fields(region)]
-    unset = [name for name, value in sizes if value <= 0 and name not in ("vision.overlap_margin", "text.rotary_dim")]
-    if unset:
-        return [FieldViolation(f"config.{name}", f"config.{name} must be more than 0") for name in unset]
     ids = {
         name: cast("int", getattr(tokenizer, name))
         for name in ("bos_id", "eos_id", "answer_id", "thinking_id", "coord_id", "size_id")

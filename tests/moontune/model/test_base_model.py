@@ -153,14 +153,21 @@ def test_the_config_reports_every_problem_at_once() -> None:
         "config.name",
         "config.vision.extra",
         "config.region.inner_dim",
-        "config.tokenizer.query.prefix",
+        "config.tokenizer.query.prefix[1]",
     }
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "7", '{"name": "x"', "\\ud800"])
+def test_what_is_no_config(text: str) -> None:
+    with pytest.raises(InvalidField, match="the model config does not fit: config is "):
+        MoondreamConfig.from_json(text)
 
 
 @pytest.mark.parametrize(
     ("part", "name", "value"),
     [
         ("text", "heads", 5),
+        ("text", "rope_theta", float("nan")),
         ("text", "kv_heads", 2),
         ("text", "rotary_dim", 18),
         ("text", "rotary_dim", 7),
