@@ -79,10 +79,17 @@ def rollout_of(
             thinking_count=record.thinking_count,
         )
         return rollout, True
-    decisions, thinking_count = _decisions(body, skill, finish, field)
+    return _unsigned(body, request, output, finish, unknown, field), False
+
+
+def _unsigned(
+    body: RolloutBody, request: SkillRequest, output: Output, finish: FinishReason, unknown: PolicyVersion, field: str
+) -> Rollout:
+    """A rollout from the API's own fields alone: log-probabilities 0, sampled as its request says."""
+    decisions, thinking_count = _decisions(body, request.skill, finish, field)
     settings = request.settings
     return Rollout(
-        skill=skill,
+        skill=request.skill,
         output=output,
         decisions=tuple(Decision(head, choice, 0.0) for head, choice in decisions),
         finish_reason=finish,
@@ -91,7 +98,7 @@ def rollout_of(
         temperature=settings.temperature,
         top_p=settings.top_p,
         thinking_count=thinking_count,
-    ), False
+    )
 
 
 def _visible(rollout: Rollout) -> Json:
