@@ -49,12 +49,14 @@ def main() -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m examples.demo", description=main.__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="of the training scenes and of all sampling")
-    parser.add_argument("--seeds", type=int, nargs="+", help="several of them, one run each; the first is served")
+    parser.add_argument("--seed", type=int, help="one seed (of training scenes and sampling) in place of all five")
+    parser.add_argument(
+        "--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="one run each; the first is served"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/demo"), help="folder of everything that is written")
     parser.add_argument("--base", default="moontune-tiny", help="name or folder of the base model")
     options = parser.parse_args()
-    options.seeds = options.seeds or [options.seed]
+    options.seeds = options.seeds if options.seed is None else [options.seed]
     return options
 
 

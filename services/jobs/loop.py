@@ -25,8 +25,8 @@ from services.jobs.peers import Peers
 from services.jobs.schedule import learning_rate
 from services.jobs.store import JobStore, Turn
 
-MOST_TURNS_A_STEP = 3
-"""A turn whose groups are all dead applies no step; after `MOST_TURNS_A_STEP * steps` turns the job ends as it is."""
+MOST_DEAD_TURNS = 20
+"""A turn whose groups are all dead applies no step; after so many in a row the job ends as it is."""
 
 
 class Interrupted(Exception):
@@ -51,10 +51,11 @@ async def run_job(run: JobRun) -> None:
     await _look_before(run, finetune, train, held_out)
     await _move(run, JobState.RUNNING)
     turn = await _synchronised(run, finetune.id)
-    most_turns = MOST_TURNS_A_STEP * run.job.config.steps
-    while turn.step < run.job.config.steps and turn.iteration < most_turns:
+    dead = 0
+    while turn.step < run.job.config.steps and dead < MOST_DEAD_TURNS:
         await _check_interrupted(run, JobState.RUNNING)
-        turn = await _take_turn(run, finetune, train, turn)
+        before, turn = turn, await _take_turn(run, finetune, train, turn)
+        dead = 0 if turn.step > before.step else dead + 1
         await _evaluate_when_due(run, finetune, held_out, turn)
     await _finish(run, finetune, held_out, turn)
 
@@ -177,7 +178,7 @@ async def _finish(run: JobRun, finetune: Finetune, held_out: Dataset, turn: Turn
     )
     model = _model(finetune, checkpoint.step)
     short = turn.step < run.job.config.steps
-    note = f"ended at step {turn.step}: too many turns without any signal" if short else ""
+    note = f"ended at step {turn.step}: {MOST_DEAD_TURNS} turns in a row had no signal" if short else ""
     await _record(run, "save", f"saved as {model}", {})
     await _move(run, JobState.SUCCEEDED, detail=note, model=model, results=results)
 

@@ -12,7 +12,7 @@ from moontune.values.job import JobConfig
 from services.jobs.attempts import Attempts, attempt
 from services.jobs.peers import Peers
 
-PROMPTS = 32
+PROMPTS = 64
 """Prompts that are tried, spread over the training set; they are not trained on."""
 
 SCORING_TURN = 2**31

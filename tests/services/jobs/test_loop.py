@@ -11,6 +11,7 @@ from moontune.data.predictions import read_predictions
 from moontune.errors import InvalidState, JobNotFound, RequestIdReused
 from moontune.serving.database import open_database
 from moontune.values.job import Job, JobConfig, JobState
+from moontune.values.reward import RewardComponent, RewardSpec
 from services.jobs import runner as runner_module
 from services.jobs.runner import JobRunner, RunnerSettings
 from services.jobs.states import Order
@@ -133,6 +134,16 @@ async def test_a_service_away_for_good_fails_the_job_which_can_be_resumed(store:
     assert store.state(job.id) is JobState.SUCCEEDED
 
 
+async def test_a_job_without_any_signal_ends_and_says_so(store: JobStore, tmp_path: Path):
+    peers = ToyPeers()
+    job = create(store, config(tmp_path / "data", reward=RewardSpec((RewardComponent("always_0"),))))
+    await drive(store, peers, tmp_path / "jobs", ended(store, job))
+    job = store.get("local", job.id)
+    assert (job.state, job.step) == (JobState.SUCCEEDED, 0)
+    assert job.detail == "ended at step 0: 20 turns in a row had no signal"
+    assert len(peers.trained_on) == 20
+
+
 async def test_pause_stops_between_two_steps_and_resume_goes_on(store: JobStore, tmp_path: Path):
     peers = ToyPeers()
     job = create(store, config(tmp_path / "data"))
@@ -195,8 +206,8 @@ async def test_the_control_permutes_rewards_over_the_step(store: JobStore, tmp_p
 
 async def test_somebody_else_training_the_finetune_is_told(store: JobStore, tmp_path: Path):
     peers = ToyPeers()
-    job = create(store, config(tmp_path / "data"))
-    await drive(store, peers, tmp_path / "jobs", lambda: len(peers.trained_on) == 2)
+    job = create(store, config(tmp_path / "data", steps=10_000))
+    await drive(store, peers, tmp_path / "jobs", lambda: len(peers.trained_on) >= 2)
     ((finetune_id, finetune),) = peers.finetunes.items()
     object.__setattr__(finetune, "step", finetune.step + 3)
     peers.finetunes[finetune_id] = finetune

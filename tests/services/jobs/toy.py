@@ -89,6 +89,8 @@ class ToyPeers:
 
     async def score(self, reward: RewardSpec, samples: Sequence[RewardSample]) -> Sequence[RewardResult]:
         self._maybe_fail("score")
+        if reward.components[0].name == "always_0":
+            return [RewardResult(0.0) for _ in samples]
         return [
             RewardResult(value := float(sample.output.answer in (sample.ground_truth.answers or ())), {"exact": value})  # type: ignore[union-attr]
             for sample in samples
