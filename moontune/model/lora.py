@@ -28,6 +28,8 @@ from moontune.model.moondream import Moondream
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 _PEFT_PREFIX = "base_model.model."
+_OTHER_ARITHMETIC = ("use_rslora", "use_dora", "alpha_pattern", "rank_pattern", "fan_in_fan_out")
+"""Settings of peft that change what the tensors mean: refused, never misread."""
 
 
 class LoraTarget(StrEnum):
@@ -230,6 +232,9 @@ def read_peft_folder(folder: Path) -> tuple[dict[str, Tensor], float]:
     kind, alpha = settings.get("peft_type"), settings.get("lora_alpha")
     if kind != "LORA" or not isinstance(alpha, int | float):
         raise InvalidField.of("adapter.config", {"peft_type": kind, "lora_alpha": alpha}, "a LORA with a lora_alpha")
+    if foreign := [key for key in _OTHER_ARITHMETIC if settings.get(key)]:
+        allowed = "a plain LORA: one rank, scaled by lora_alpha / r"
+        raise InvalidField.of("adapter.config", {key: settings[key] for key in foreign}, allowed)
     return {key.removeprefix(_PEFT_PREFIX): value for key, value in state.items()}, float(alpha)
 
 

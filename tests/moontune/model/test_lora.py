@@ -193,6 +193,10 @@ def test_damaged_directories(base: BaseModel, tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "peft_type": "IA3"}))
     with pytest.raises(InvalidField, match="a LORA with a lora_alpha"):
         adapters.load("x", tmp_path)
+    for other in ({"use_rslora": True}, {"alpha_pattern": {"qkv": 3}}):  # peft would scale these otherwise
+        (tmp_path / "adapter_config.json").write_text(json.dumps(config | other))
+        with pytest.raises(InvalidField, match=f"{next(iter(other))}.*a plain LORA"):
+            adapters.load("x", tmp_path)
     (tmp_path / "adapter_model.safetensors").write_bytes(b"garbage")
     with pytest.raises(CheckpointCorrupt):
         adapters.load("x", tmp_path)
