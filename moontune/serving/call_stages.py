@@ -16,7 +16,16 @@ from grpc_status import rpc_status
 from moontune.auth.authenticator import Authenticator
 from moontune.auth.context import set_principal
 from moontune.auth.scopes import PUBLIC_SERVICES, require
-from moontune.errors import Cancelled, Code, DeadlineExceeded, Draining, Internal, MoontuneError, NotImplementedYet
+from moontune.errors import (
+    Cancelled,
+    Code,
+    DeadlineExceeded,
+    Draining,
+    Internal,
+    MoontuneError,
+    NotImplementedYet,
+    Unavailable,
+)
 from moontune.serving.call import RpcCall
 from moontune.telemetry import names
 from moontune.telemetry.logs import get_logger
@@ -80,11 +89,15 @@ async def error_mapping(call: RpcCall) -> AsyncGenerator[None, None]:
     """The one place where an exception becomes a status.
 
     An error of our tree keeps its code, message and details. A cancelled task is the caller's leaving or its
-    deadline: recorded, and left to gRPC. Anything else is INTERNAL with an opaque id; its trace goes to the log only.
+    deadline: recorded, and left to gRPC; the cancellation of something that it awaits is Unavailable. Anything else is INTERNAL with an opaque id; its trace goes to the log only.
     """
     try:
         yield
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as cancellation:
+        task = asyncio.current_task()
+        if task is not None and not task.cancelling():  # gRPC would answer nothing at all, and the caller wait for ever
+            stopped = Unavailable("work that this call waited for was cancelled; call again")
+            raise _mapped(call, stopped) from cancellation
         passed = call.deadline is not None and time.monotonic() >= call.deadline - 0.001
         call.code = Code.DEADLINE_EXCEEDED if passed else Code.CANCELLED
         raise

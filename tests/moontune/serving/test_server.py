@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from moontune.auth.context import current_principal, set_principal
 from moontune.clients.errors import from_rpc_error
-from moontune.errors import Draining, WorkerDied
+from moontune.errors import Draining, Unavailable, WorkerDied
 from moontune.serving.call import current_call
 from moontune.serving.server import ServiceApp, opened
 from moontune.serving.settings import ServiceSettings, StartupError
@@ -264,6 +264,19 @@ async def test_one_failing_stop_does_not_keep_the_others_from_running(capfd):
     assert stopped == ["first"]
     with pytest.raises(OSError, match="refused"):
         await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/metrics")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_handler_that_waits_for_work_cancelled_elsewhere_answers_at_once(kind):
+    async def answer(chassis, text: str) -> str:
+        shared = asyncio.get_running_loop().create_future()
+        shared.cancel()
+        return await shared
+
+    async with echoing(answer) as (_, stub, _):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await stub.call(kind, "x", timeout=5)
+    assert type(from_rpc_error(caught.value)) is Unavailable
 
 
 async def test_background_work_does_not_inherit_the_rpc_that_spawned_it():
