@@ -89,7 +89,8 @@ async def error_mapping(call: RpcCall) -> AsyncGenerator[None, None]:
     """The one place where an exception becomes a status.
 
     An error of our tree keeps its code, message and details. A cancelled task is the caller's leaving or its
-    deadline: recorded, and left to gRPC; the cancellation of something that it awaits is Unavailable. Anything else is INTERNAL with an opaque id; its trace goes to the log only.
+    deadline: recorded, and left to gRPC; the cancellation of something that it awaits is Unavailable. Anything
+    else is INTERNAL with an opaque id; its trace goes to the log only.
     """
     try:
         yield

@@ -193,6 +193,9 @@ def _refusal(cls: type[ServiceSettings], problems: Sequence[str]) -> StartupErro
 
 def print_help(cls: type[ServiceSettings]) -> None:
     """Write every setting with its environment name, default and meaning to standard output."""
+    sys.stdout.write(
+        f"--{'config':<18} {cls.prefix}CONFIG\n    A YAML file of settings; flags and environment win over it.\n"
+    )
     for name, info in cls.model_fields.items():
         flag = name.replace("_", "-")
         sys.stdout.write(

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from moontune.api.common.v1 import request_pb2, sampling_pb2
 from moontune.errors import InvalidField
 from moontune.values.image import Image
-from moontune.values.request import SkillRequest
+from moontune.values.request import CAPTION_LENGTHS, SkillRequest
 from moontune.values.sampling import SamplingSettings, rollout_defaults
 from moontune.values.skill import Skill
 from moontune.wire.checks import EnumMap, each, encodes
@@ -83,8 +83,8 @@ def detect_task_to_proto(request: SkillRequest) -> request_pb2.DetectTask:
 
 def caption_task_to_proto(request: SkillRequest) -> request_pb2.CaptionTask:
     """The task of a caption request."""
-    if request.length not in ("short", "normal", "long"):
-        raise InvalidField.of("request.length", request.length, "short, normal, long")
+    if request.length not in CAPTION_LENGTHS:
+        raise InvalidField.of("request.length", request.length, ", ".join(CAPTION_LENGTHS))
     return request_pb2.CaptionTask(length=_LENGTHS.encode(request.length))
 
 
