@@ -1,20 +1,18 @@
 """InferenceService on the chassis: convert, call, convert."""
 
 import asyncio
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 from moontune.api.inference.v1 import inference_service_pb2 as pb
 from moontune.api.inference.v1 import inference_service_pb2_grpc
 from moontune.auth.context import current_principal
 from moontune.checkpoints import CheckpointStore
-from moontune.engine.adapter_folders import AdapterFolders
 from moontune.engine.gauges import refresh_forever
 from moontune.engine.image_store import ImageStore
 from moontune.errors import NotImplementedYet
 from moontune.serving.chassis import Chassis
+from moontune.serving.engine_service import adapter_folders
 from moontune.values.inference import InferenceResult
 from moontune.wire.adapter import adapter_status_to_proto
 from moontune.wire.answer import (
@@ -36,17 +34,8 @@ from services.inference.models import Models
 async def build(chassis: Chassis, settings: InferenceSettings) -> None:
     """Register the service on the chassis."""
     assert chassis.worker is not None, "the inference service needs a model worker"
-    folder = settings.adapter_dir
-    if folder is None:
-        temporary = tempfile.TemporaryDirectory(prefix="moontune-adapters-", ignore_cleanup_errors=True)
-
-        async def remove() -> None:
-            await asyncio.to_thread(temporary.cleanup)
-
-        chassis.on_stop(remove)
-        folder = Path(temporary.name)
     store = await asyncio.to_thread(CheckpointStore, settings.checkpoint_store)
-    folders = AdapterFolders(folder, settings.adapter_dir_bytes)
+    folders = adapter_folders(chassis, settings)
     models = Models(store, folders, chassis.worker, settings.base_aliases, settings.recheck_s)
     answerer = Answerer(chassis.worker, models, ImageStore(settings.image_bytes), chassis.metrics)
     servicer = InferenceServicer(answerer, models, ProcessAdapters(chassis.worker, models))

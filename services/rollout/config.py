@@ -1,54 +1,18 @@
 """Settings of the rollout service. Environment prefix MOONTUNE_ROLLOUT_."""
 
-from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field
 
-from moontune.engine.settings import MEBIBYTE, EngineSettings
-from moontune.serving.settings import ServiceSettings
-from moontune.serving.worker_protocol import WorkerSpec
-
-ENGINE = {"engine": "moontune.engine.worker:build"}
-"""The worker component that generates; inference names it alike and shares it where both run in one process."""
+from moontune.serving.engine_service import EngineServiceSettings
 
 
-class RolloutSettings(ServiceSettings):
+class RolloutSettings(EngineServiceSettings):
     """Where to listen, what to generate with, and whom to ask for adapters and scores."""
 
     prefix: ClassVar[str] = "MOONTUNE_ROLLOUT_"
 
     port: int = Field(7051, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
-    base: str = Field("moontune-tiny", description="Name or folder of the base model; a process serves exactly one.")
-    base_aliases: tuple[str, ...] = Field(("moondream3-preview",), description="Other names of the base.")
-    device: str | None = Field(None, description="cpu, cuda, cuda:1, ...; unset takes the best there is.")
-    threads: int = Field(1, ge=1, le=256, description="CPU threads of one operation.")
     trainer_address: str = Field("127.0.0.1:7053", description="host:port that adapters come from.")
     reward_address: str = Field("127.0.0.1:7052", description="host:port that scores attempts against ground truth.")
-    adapter_dir: Path | None = Field(None, description="Folder of fetched adapters; unset takes a temporary one.")
-    adapter_dir_bytes: int = Field(2048 * MEBIBYTE, ge=0, description="Most bytes of adapter files there.")
-    adapter_bytes: int = Field(512 * MEBIBYTE, ge=0, description="Most bytes of adapters kept on the device.")
-    image_bytes: int = Field(256 * MEBIBYTE, ge=0, description="Most bytes of encoded images kept for their digests.")
-    image_token_bytes: int = Field(256 * MEBIBYTE, ge=0, description="Most bytes of image tokens on the device.")
-    max_sequences: int = Field(128, ge=1, le=65536, description="Attempts decoded at once.")
-    gather_ms: float = Field(3.0, ge=0, le=1000, description="How long a batch waits for one more order.")
     stream_orders: int = Field(64, ge=1, le=65536, description="Orders of one stream taken before their answers.")
-
-    def worker(self) -> WorkerSpec:
-        """The model worker that the service needs."""
-        return WorkerSpec(
-            base=self.base,
-            device=self.device,
-            threads=self.threads,
-            components=ENGINE,
-            options={"engine": self.engine()},
-        )
-
-    def engine(self) -> EngineSettings:
-        """The engine's share of the settings."""
-        return EngineSettings(
-            max_sequences=self.max_sequences,
-            gather_s=self.gather_ms / 1000,
-            image_cache_bytes=self.image_token_bytes,
-            adapter_cache_bytes=self.adapter_bytes,
-        )

@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import tempfile
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 from moontune.api.common.v1 import rollout_pb2
@@ -14,11 +12,11 @@ from moontune.auth.context import current_principal
 from moontune.clients.credentials import Credentials
 from moontune.clients.reward import RewardClient
 from moontune.clients.trainer import TrainerClient
-from moontune.engine.adapter_folders import AdapterFolders
 from moontune.engine.gauges import refresh_forever
 from moontune.engine.image_store import ImageStore
 from moontune.errors import Draining, InvalidField, MoontuneError
 from moontune.serving.chassis import Chassis
+from moontune.serving.engine_service import adapter_folders
 from moontune.serving.worker import ModelWorker
 from moontune.values.engine import EngineStatus
 from moontune.values.rollout_order import RolloutOrder
@@ -44,16 +42,7 @@ async def build(chassis: Chassis, settings: RolloutSettings) -> None:
     reward = RewardClient(settings.reward_address, credentials)
     chassis.on_stop(trainer.close)
     chassis.on_stop(reward.close)
-    folder = settings.adapter_dir
-    if folder is None:
-        temporary = tempfile.TemporaryDirectory(prefix="moontune-adapters-", ignore_cleanup_errors=True)
-
-        async def remove() -> None:
-            await asyncio.to_thread(temporary.cleanup)
-
-        chassis.on_stop(remove)
-        folder = Path(temporary.name)
-    folders = AdapterFolders(folder, settings.adapter_dir_bytes)
+    folders = adapter_folders(chassis, settings)
     policies = Policies(trainer, folders, chassis.worker, settings.base_aliases)
     images = ImageStore(settings.image_bytes)
     generator = Generator(chassis.worker, policies, images, reward, chassis.metrics)
