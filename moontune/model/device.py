@@ -30,9 +30,3 @@ def choose_device(wanted: str | None = None) -> str:
 def default_dtype(device: str) -> torch.dtype:
     """What a model's body computes in: fp32 on the CPU, bf16 on an accelerator. Heads are fp32 everywhere."""
     return torch.float32 if device.startswith("cpu") else torch.bfloat16
-
-
-def synchronise(device: str) -> None:
-    """Wait until queued work on the device is done; for timing."""
-    if not device.startswith("cpu"):
-        torch.accelerator.synchronize()

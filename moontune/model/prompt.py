@@ -55,11 +55,6 @@ def build_prompt(request: SkillRequest, config: MoondreamConfig, tokenizer: Toke
     return prompt
 
 
-def prompt_ids(request: SkillRequest, config: MoondreamConfig, tokenizer: Tokenizer) -> list[int]:
-    """Only the ids of `build_prompt`."""
-    return list(build_prompt(request, config, tokenizer).ids)
-
-
 def _add_ref(
     ref: SpatialRef,
     config: MoondreamConfig,

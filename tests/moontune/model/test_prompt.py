@@ -4,7 +4,7 @@ import torch
 from moontune.errors import InvalidField
 from moontune.model.base_model import BaseModel
 from moontune.model.inputs import embed_prompt
-from moontune.model.prompt import build_prompt, prompt_ids
+from moontune.model.prompt import build_prompt
 from moontune.values.geometry import Box, Point
 from moontune.values.image import Image
 from moontune.values.request import SkillRequest
@@ -19,7 +19,7 @@ def spelt(base: BaseModel, text: str) -> list[int]:
 
 def test_templates(base: BaseModel) -> None:
     def ids(request: SkillRequest) -> list[int]:
-        return prompt_ids(request, base.config, base.tokenizer)
+        return list(build_prompt(request, base.config, base.tokenizer).ids)
 
     assert ids(SkillRequest(Skill.QUERY, IMAGE, question="why?")) == [1, 2, *spelt(base, "why?"), 3]
     assert ids(SkillRequest(Skill.QUERY, IMAGE, question="why?", reasoning=True)) == [1, 2, *spelt(base, "why?"), 4]
