@@ -8,10 +8,12 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moontune.data.dataset import Dataset
 from moontune.errors import InvalidState, RequestIdReused
+from moontune.telemetry import names
+from moontune.telemetry.metrics import ServiceMetrics
 from moontune.telemetry.names import JobKey, TrainKey, reward_component
 from moontune.values.finetune import Finetune
 from moontune.values.job import Job, JobState
@@ -35,13 +37,14 @@ class Interrupted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class JobRun:
-    """What a run of a job works with. stopping: whether the service is about to stop."""
+    """What a run of a job works with. stopping: whether the service is about to stop. metrics: where it counts."""
 
     job: Job
     store: JobStore
     peers: Peers
     folder: JobFolder
     stopping: Callable[[], bool]
+    metrics: ServiceMetrics = field(default_factory=ServiceMetrics)
 
 
 async def run_job(run: JobRun) -> None:
@@ -125,6 +128,9 @@ async def _take_turn(run: JobRun, finetune: Finetune, train: Dataset, turn: Turn
         return after
     after = Turn(turn.iteration + 1, result.step)
     metrics = _turn_metrics(attempts, result, settings.learning_rate, time.monotonic() - started)
+    run.metrics.counter(names.JOB_STEPS).inc(after.step - turn.step)
+    for phase in (JobKey.ROLLOUT_SECONDS, JobKey.REWARD_SECONDS, JobKey.TRAIN_SECONDS):
+        run.metrics.histogram(names.JOB_PHASE_SECONDS, phase=phase.removeprefix("seconds_")).observe(metrics[phase])
     await _record(run, "train", "" if result.applied else f"no step: {result.reason}", metrics, after)
     return after
 

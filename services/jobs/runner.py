@@ -9,7 +9,9 @@ from pathlib import Path
 
 from moontune.auth.context import set_principal
 from moontune.errors import InvalidState, MoontuneError
+from moontune.telemetry import names
 from moontune.telemetry.logs import get_logger
+from moontune.telemetry.metrics import ServiceMetrics
 from moontune.values.job import Job, JobState
 from moontune.values.principal import Principal, Scope
 from services.jobs.folder import JobFolder
@@ -36,7 +38,10 @@ class RunnerSettings:
 class JobRunner:
     """Takes queued jobs, oldest first; each runs in the name of its organisation."""
 
-    def __init__(self, store: JobStore, peers: Peers, settings: RunnerSettings) -> None:
+    def __init__(
+        self, store: JobStore, peers: Peers, settings: RunnerSettings, metrics: ServiceMetrics | None = None
+    ) -> None:
+        self._metrics = metrics or ServiceMetrics()
         self._store = store
         self._peers = peers
         self._settings = settings
@@ -48,7 +53,11 @@ class JobRunner:
         for job_id in await asyncio.to_thread(self._store.requeue_interrupted):
             log.info("job taken up again", job_id=job_id)
         while not self._stopping:
-            await self._start_waiting()
+            try:
+                await self._start_waiting()
+                await self._count_states()
+            except Exception:  # a database that is away for a moment must not end the queue
+                log.exception("the queue could not be read; trying again")
             await asyncio.sleep(POLL_S)
 
     async def stop(self) -> None:
@@ -58,6 +67,11 @@ class JobRunner:
             _, late = await asyncio.wait(self._tasks.values(), timeout=STOP_S)
             for task in late:
                 task.cancel()
+
+    async def _count_states(self) -> None:
+        counts = await asyncio.to_thread(self._store.count_by_state)
+        for state in JobState:
+            self._metrics.gauge(names.JOBS, state=state).set(counts.get(state, 0))
 
     async def _start_waiting(self) -> None:
         self._tasks = {job_id: task for job_id, task in self._tasks.items() if not task.done()}
@@ -71,7 +85,7 @@ class JobRunner:
 
     async def _run_one(self, job: Job) -> None:
         folder = JobFolder(self._settings.folder / job.id)
-        run = JobRun(job, self._store, self._peers, folder, lambda: self._stopping)
+        run = JobRun(job, self._store, self._peers, folder, lambda: self._stopping, self._metrics)
         set_principal(Principal(job.organisation, frozenset(Scope), internal=True))
         try:
             await self._begin(job)

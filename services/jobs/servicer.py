@@ -41,7 +41,7 @@ async def build_with(chassis: Chassis, settings: JobsSettings, peers: Peers) -> 
     engine = await asyncio.to_thread(open_database, settings.database, MIGRATIONS)
     store = JobStore(engine)
     limits = RunnerSettings(settings.data_dir, settings.running_max, settings.patience_s)
-    runner = JobRunner(store, peers, limits)
+    runner = JobRunner(store, peers, limits, chassis.metrics)
     chassis.add(job_service_pb2_grpc.add_JobServiceServicer_to_server, JobServicer(store, settings, chassis.draining))
     chassis.add(dataset_service_pb2_grpc.add_DatasetServiceServicer_to_server, DatasetServicer())
     chassis.spawn(runner.run(), "job runner")

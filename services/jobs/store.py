@@ -174,6 +174,12 @@ class JobStore:
         with self._reading.connect() as connection:
             return [_job(row) for row in connection.execute(query)]
 
+    def count_by_state(self) -> dict[JobState, int]:
+        """How many jobs of all organisations are in each state that any is in."""
+        query = sa.select(JOBS.c.state, sa.func.count()).group_by(JOBS.c.state)
+        with self._reading.connect() as connection:
+            return {JobState(row[0]): int(row[1]) for row in connection.execute(query)}
+
     def requeue_interrupted(self) -> Sequence[str]:
         """At the service's start: jobs that were under way are queued again, cancelling ones end. Returns their ids."""
         with self._engine.begin() as connection:

@@ -1,14 +1,17 @@
 """JobService over a real channel, its loop over the toy peers."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import grpc
+import httpx
 import pytest
 
 from moontune.clients.jobs import DatasetClient, JobClient
 from moontune.clients.retry import NO_RETRY
 from moontune.errors import InvalidField, InvalidState, JobNotFound, NotImplementedYet, RequestIdReused
+from moontune.serving.chassis import Chassis
 from moontune.serving.server import ServiceApp, opened
 from moontune.values.job import DatasetSource, Job, JobProgress, JobState
 from services.jobs.config import JobsSettings
@@ -17,14 +20,19 @@ from tests.services.jobs.toy import ToyPeers, config
 
 
 @pytest.fixture
-async def address(tmp_path: Path) -> AsyncIterator[str]:
+async def chassis(tmp_path: Path) -> AsyncIterator[Chassis]:
     settings = JobsSettings(port=0, database=f"sqlite:///{tmp_path}/jobs.db", data_dir=tmp_path / "jobs")
 
     async def start(chassis):
         await build_with(chassis, settings, ToyPeers())
 
     async with opened([ServiceApp("jobs", settings, start)]) as [chassis]:
-        yield f"127.0.0.1:{chassis.port}"
+        yield chassis
+
+
+@pytest.fixture
+def address(chassis: Chassis) -> str:
+    return f"127.0.0.1:{chassis.port}"
 
 
 @pytest.fixture
@@ -52,6 +60,17 @@ async def test_create_watch_and_read(client: JobClient, tmp_path: Path):
     assert await client.get_job(job.id) == last
     assert (await client.list_jobs(state=JobState.SUCCEEDED)).items == (last,)
     assert (await client.list_jobs(state=JobState.FAILED)).items == ()
+
+
+async def test_metrics_count_steps_and_states(address: str, client: JobClient, tmp_path: Path, chassis: Chassis):
+    job = await client.create_job(config(tmp_path / "data"))
+    await watched(client, job.id)
+    await asyncio.sleep(0.6)
+    async with httpx.AsyncClient(trust_env=False) as http:
+        page = (await http.get(f"http://127.0.0.1:{chassis.metrics_port}/metrics")).text
+    assert "moontune_job_steps_total 6.0" in page
+    assert 'moontune_jobs{state="succeeded"} 1.0' in page
+    assert 'moontune_job_phase_seconds_count{phase="train"}' in page
 
 
 async def test_pages(client: JobClient, tmp_path: Path):
