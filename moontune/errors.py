@@ -10,7 +10,6 @@
     ├── FinetuneExists          ALREADY_EXISTS       the name is taken by a finetune with other settings
     ├── RequestIdReused         ALREADY_EXISTS       the request id came with another payload before
     ├── StepMismatch            FAILED_PRECONDITION  expected_step is not the finetune's step
-    ├── StepNotSaved            FAILED_PRECONDITION  the step exists but is not a saved checkpoint
     ├── WrongBase               FAILED_PRECONDITION  this process serves another base model
     ├── ImageUnknown            FAILED_PRECONDITION  send the image's bytes once, then its digest
     ├── NonFiniteStep           FAILED_PRECONDITION  loss or gradient is not finite; the step was not applied
@@ -200,12 +199,6 @@ class StepMismatch(MoontuneError):
     """`expected_step` is not the finetune's step: another caller trained it, or this one is behind."""
 
     code, reason = Code.FAILED_PRECONDITION, "STEP_MISMATCH"
-
-
-class StepNotSaved(MoontuneError):
-    """The step exists but was not saved; only saved checkpoints are served."""
-
-    code, reason = Code.FAILED_PRECONDITION, "STEP_NOT_SAVED"
 
 
 class WrongBase(MoontuneError):

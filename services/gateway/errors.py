@@ -14,7 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from moontune.errors import Code, ImageTooLarge, MoontuneError, StepNotSaved
+from moontune.errors import Code, ImageTooLarge, MoontuneError
 from moontune.telemetry.logs import get_logger
 
 log = get_logger(__name__)
@@ -58,8 +58,6 @@ def from_moontune(error: MoontuneError) -> JSONResponse:
     status, kind = _STATUS[error.code]
     if isinstance(error, ImageTooLarge):
         status = 413
-    if isinstance(error, StepNotSaved):  # to the caller of inference the model is not there
-        status, kind = 404, "not_found_error"
     param = error.violations[0].field if error.violations else error.metadata.get("field")
     return error_response(
         status, kind, error.message, code=error.reason, param=param, retry_after_s=error.retry_after_s
