@@ -1,6 +1,7 @@
 """Your own loop in Python: teach the tiny base a preference that no label states, by a score alone.
 
-Each picture has a circle on the left and one on the right. The score pays for pointing at the left one only.
+Each picture has a circle on the left and one on the right, and the model is asked for the "lucky shape". Which one that
+is, only the score knows: it pays for pointing at the left one.
 Start the services first, then run this:
 
     moontune up
@@ -49,7 +50,7 @@ def score(output: Output) -> float:
 def train(trainer: SyncTrainerClient, rollouts: SyncRolloutClient, name: str, steps: int = STEPS) -> list[float]:
     """The loop; returns the mean score of each step's attempts."""
     sampling = SamplingSettings(max_objects=6)
-    requests = [SkillRequest(Skill.POINT, picture(i), object="circle", settings=sampling) for i in range(8)]
+    requests = [SkillRequest(Skill.POINT, picture(i), object="lucky shape", settings=sampling) for i in range(8)]
     settings = TrainSettings(learning_rate=3e-3)
     finetune = trainer.create_finetune(NewFinetune("", name, lora=LoraSettings(rank=8)))
     means: list[float] = []
@@ -69,7 +70,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--trainer", default="127.0.0.1:7053")
     options.add_argument("--rollout", default="127.0.0.1:7051")
-    options.add_argument("--name", default="left-circle")
+    options.add_argument("--name", default="lucky-left")
     given = options.parse_args()
     with SyncTrainerClient(given.trainer) as trainer, SyncRolloutClient(given.rollout) as rollouts:
         for step, mean in enumerate(train(trainer, rollouts, given.name)):

@@ -23,7 +23,7 @@ def pointed(gateway: str, model: str) -> list[tuple[dict[str, float], ...]]:
     answers: list[tuple[dict[str, float], ...]] = []
     for index in range(8):
         data = base64.b64encode(picture(index).data or b"").decode()
-        body = {"model": model, "image_url": f"data:image/png;base64,{data}", "object": "circle"}
+        body = {"model": model, "image_url": f"data:image/png;base64,{data}", "object": "lucky shape"}
         response = httpx.post(f"{gateway}/v1/point", json=body, timeout=60)
         assert response.status_code == 200, response.text
         answers.append(tuple(response.json()["points"]))

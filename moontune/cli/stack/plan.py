@@ -67,6 +67,8 @@ class StackOptions:
 def plan(options: StackOptions) -> list[ProcessSpec]:
     """The processes, those that others call first; colocated services are one process."""
     together = tuple(service for service in WITH_MODEL if service in options.colocate)
+    if len(together) == 1:  # with nobody to share its process, a service runs as it does without the option
+        together = ()
     specs: list[ProcessSpec] = []
     if together:
         specs.append(_spec(options, "+".join(together), together, ("services", "--colocate", ",".join(together))))

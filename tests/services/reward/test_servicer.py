@@ -1,7 +1,6 @@
 """The reward service over a real channel."""
 
 import asyncio
-import time
 
 import grpc
 import pytest
@@ -96,13 +95,13 @@ async def test_a_large_batch_leaves_the_event_loop_free():
     boxes = [Box(0.0, 0.01 * index, 0.5, 0.01 * index + 0.2) for index in range(40)]
     batch = pb.ScoreRequest(samples=[detect(*boxes, truth=boxes)] * 2000)
     servicer = RewardServicer(RewardSettings(port=0), ServiceMetrics(), asyncio.Event())
-    longest, scoring = 0.0, asyncio.create_task(servicer.Score(batch, None))
+    turns, scoring = 0, asyncio.create_task(servicer.Score(batch, None))
     while not scoring.done():
-        before = time.perf_counter()
         await asyncio.sleep(0.001)
-        longest = max(longest, time.perf_counter() - before)
+        turns += 1
     assert len(scoring.result().results) == 2000
-    assert longest < 0.25, longest
+    # Scored on the loop itself, the batch would let it turn once or twice, however fast or slow the machine is.
+    assert turns > 8, turns
 
 
 async def test_the_catalogue_in_pages(stub):
