@@ -98,14 +98,18 @@ def moments_of(optimiser: torch.optim.Optimizer, parameters: Mapping[str, Tensor
 def load_moments(
     optimiser: torch.optim.Optimizer, parameters: Mapping[str, Tensor], moments: Mapping[str, Tensor]
 ) -> None:
-    """Put moments back; CheckpointCorrupt when they are not those of these parameters."""
-    if not moments:
-        return
-    expected = {f"{moment}.{name}" for moment in MOMENTS for name in parameters}
+    """Put moments back; CheckpointCorrupt when they are not those of these parameters.
+
+    A parameter that no step has given a gradient yet (the region head of a finetune trained on questions alone, say)
+    has none: the optimiser starts it when its first gradient comes, as it would have without the interruption.
+    """
+    known = [name for name in parameters if any(f"{moment}.{name}" in moments for moment in MOMENTS)]
+    expected = {f"{moment}.{name}" for moment in MOMENTS for name in known}
     if set(moments) != expected:
         different = sorted(expected ^ set(moments))[:5]
         raise CheckpointCorrupt(f"{OPTIMISER_FILE} does not have this adapter's parameters: {different}")
-    for name, parameter in parameters.items():
+    for name in known:
+        parameter = parameters[name]
         for moment in MOMENTS:
             tensor = moments[f"{moment}.{name}"].clone()
             # AdamW keeps its step counts on the CPU, the moments beside their parameter.

@@ -368,3 +368,16 @@ def test_a_finetune_of_another_base_is_refused(bench: Bench) -> None:
     bench.finetune = replace(bench.finetune, base_digest="sha256:" + "0" * 64)
     with pytest.raises(WrongBase):
         bench.train(groups, SETTINGS)
+
+
+def test_a_step_that_leaves_a_target_out_can_be_resumed(base, tmp_path: Path) -> None:
+    # Questions alone never reach the region head, and prompts without an image never the vision tower: those
+    # parameters have no moments until a later step gives them a gradient.
+    lora = LoraSettings(4, targets=(LoraTarget.TEXT_MLP, LoraTarget.REGION))
+    straight, resumed = Bench(base, tmp_path / "a", lora), Bench(base, tmp_path / "b", lora)
+    for made in (straight, resumed):
+        assert made.train([sft_group(Skill.QUERY, 1)], SETTINGS).written
+    resumed.restart()
+    for made in (straight, resumed):
+        assert made.train([sft_group(Skill.DETECT, 2)], SETTINGS).written
+    assert resumed.finetune.adapter_digest == straight.finetune.adapter_digest
