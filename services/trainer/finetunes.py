@@ -44,12 +44,13 @@ class Finetunes:
             FinetuneExists: the name is taken by one with other settings. WrongBase: another base is asked for.
             RequestIdReused. InvalidField. NotImplementedYet: kinds other than LoRA, and branching.
         """
-        stored = await asyncio.to_thread(self._ledger.replay, organisation, CREATE, new.request_id, payload_digest)
-        if stored is not None:
-            return await self.get(organisation, cast("str", stored["finetune_id"]))
-        self._check(new)
         answer = Answer(organisation, CREATE, new.request_id, payload_digest, {})
         async with self._turns.of(f"{organisation}/{new.name}"):
+            # Within the turn: a retry may come while the first call still runs.
+            stored = await asyncio.to_thread(self._ledger.replay, organisation, CREATE, new.request_id, payload_digest)
+            if stored is not None:
+                return await self.get(organisation, cast("str", stored["finetune_id"]))
+            self._check(new)
             existing = await asyncio.to_thread(self._ledger.named, organisation, new.name)
             if existing is None:
                 return await self._create(organisation, new, answer)
@@ -71,9 +72,10 @@ class Finetunes:
 
     async def delete(self, organisation: str, request_id: str, finetune_id: str, payload_digest: str) -> None:
         """Delete a finetune: its checkpoints leave the store, then it leaves the list, then its steps go."""
-        if await asyncio.to_thread(self._ledger.replay, organisation, DELETE, request_id, payload_digest) is not None:
-            return
         async with self._turns.of(finetune_id):
+            replayed = await asyncio.to_thread(self._ledger.replay, organisation, DELETE, request_id, payload_digest)
+            if replayed is not None:
+                return
             await asyncio.to_thread(self._ledger.finetune, organisation, finetune_id)
             answer = Answer(organisation, DELETE, request_id, payload_digest, {})
             await uninterrupted(self._delete, organisation, finetune_id, answer)

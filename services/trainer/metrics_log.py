@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Sequence
 
+from sqlalchemy.exc import IntegrityError
+
 from moontune.errors import InvalidField
 from moontune.values.finetune import MetricPoint
 from moontune.values.page import Page
@@ -26,7 +28,11 @@ class MetricsLog:
             return
         await asyncio.to_thread(self._ledger.finetune, organisation, finetune_id)
         answer = Answer(organisation, LOG, request_id, payload_digest, {})
-        await asyncio.to_thread(self._history.log, finetune_id, points, answer)
+        try:
+            await asyncio.to_thread(self._history.log, finetune_id, points, answer)
+        except IntegrityError:  # a retry came while the first call still ran: that one's points are there
+            if await asyncio.to_thread(self._ledger.replay, organisation, LOG, request_id, payload_digest) is None:
+                raise
 
     async def list(
         self,

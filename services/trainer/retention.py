@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from moontune.telemetry.logs import get_logger
+from moontune.values.finetune import Checkpoint
 from services.trainer.folders import StepFolders
 from services.trainer.ledger import Ledger
 from services.trainer.rows import StepRow
@@ -70,12 +71,29 @@ class Retention:
         """Let go of checkpoints past their time and of old answers, every ten minutes."""
         while True:
             started = time.monotonic()
-            for checkpoint in await asyncio.to_thread(self._saved.expired, datetime.now(UTC)):
-                async with self._turns.of(checkpoint.finetune_id):
-                    await asyncio.to_thread(self._saves.remove, checkpoint)
-                log.info("checkpoint expired", finetune_id=checkpoint.finetune_id, step=checkpoint.step)
-            await asyncio.to_thread(self._ledger.forget_old_answers)
+            try:
+                await self.sweep()
+            except Exception:  # a database that is away for a moment must not end the sweeps
+                log.exception("the sweep failed; the next one tries again")
             await asyncio.sleep(max(1.0, SWEEP_S - (time.monotonic() - started)))
+
+    async def sweep(self) -> None:
+        """Let go of checkpoints past their time and of old answers, once."""
+        for checkpoint in await asyncio.to_thread(self._saved.expired, datetime.now(UTC)):
+            try:
+                await self._expire_checkpoint(checkpoint)
+            except Exception:  # one damaged or unreachable checkpoint must not keep all others
+                log.exception("checkpoint not expired", finetune_id=checkpoint.finetune_id, step=checkpoint.step)
+        await asyncio.to_thread(self._ledger.forget_old_answers)
+
+    async def _expire_checkpoint(self, checkpoint: Checkpoint) -> None:
+        async with self._turns.of(checkpoint.finetune_id):
+            # Looked up again in the turn: the step may have been deleted and saved anew meanwhile.
+            listed = await asyncio.to_thread(self._saved.find, checkpoint.finetune_id, checkpoint_id=checkpoint.id)
+            if listed is None:
+                return
+            await asyncio.to_thread(self._saves.remove, checkpoint)
+        log.info("checkpoint expired", finetune_id=checkpoint.finetune_id, step=checkpoint.step)
 
     def _expire(self, finetune_id: str) -> None:
         rows = self._ledger.steps(finetune_id)

@@ -69,16 +69,20 @@ class Saves:
         Raises:
             FinetuneNotFound, RequestIdReused. StepNotFound: never was, or its files have expired.
         """
-        stored = await asyncio.to_thread(self._ledger.replay, organisation, SAVE, order.request_id, payload_digest)
-        if stored is not None:
-            return await asyncio.to_thread(
-                self._get, order.finetune_id, checkpoint_id=cast("str", stored["checkpoint_id"])
-            )
         answer = Answer(organisation, SAVE, order.request_id, payload_digest, {})
         async with self._turns.of(order.finetune_id):
+            # Within the turn: a retry may come while the first call still runs.
+            stored = await asyncio.to_thread(self._ledger.replay, organisation, SAVE, order.request_id, payload_digest)
+            if stored is not None:
+                return await asyncio.to_thread(
+                    self._get, order.finetune_id, checkpoint_id=cast("str", stored["checkpoint_id"])
+                )
             row = await asyncio.to_thread(self._ledger.finetune, organisation, order.finetune_id)
             step = row.finetune.step if order.step is None else order.step
             found = await asyncio.to_thread(self._saved.find, order.finetune_id, step=step)
+            if found is not None and found.expires_at is not None and found.expires_at <= datetime.now(UTC):
+                await uninterrupted(self.remove, found)  # its time is over; the sweep would take the new save with it
+                found = None
             if found is not None:
                 await asyncio.to_thread(self._ledger.remember, replace(answer, response={"checkpoint_id": found.id}))
                 return found
@@ -99,9 +103,10 @@ class Saves:
 
     async def delete(self, organisation: str, request_id: str, ref: CheckpointRef, payload_digest: str) -> None:
         """Delete a checkpoint from the store, then from the list."""
-        if await asyncio.to_thread(self._ledger.replay, organisation, DELETE, request_id, payload_digest) is not None:
-            return
         async with self._turns.of(ref.finetune_id):
+            replayed = await asyncio.to_thread(self._ledger.replay, organisation, DELETE, request_id, payload_digest)
+            if replayed is not None:
+                return
             checkpoint = await self.get(organisation, ref)
             answer = Answer(organisation, DELETE, request_id, payload_digest, {})
             await uninterrupted(self.remove, checkpoint, answer)
@@ -113,8 +118,8 @@ class Saves:
             InvalidState: a later step is saved. Its name could come to mean other weights, so it must be deleted first.
             CheckpointNotFound, CheckpointCorrupt, RequestIdReused.
         """
-        stored = await asyncio.to_thread(self._ledger.replay, organisation, RESTORE, request_id, payload_digest)
         async with self._turns.of(ref.finetune_id):
+            stored = await asyncio.to_thread(self._ledger.replay, organisation, RESTORE, request_id, payload_digest)
             row = await asyncio.to_thread(self._ledger.finetune, organisation, ref.finetune_id)
             if stored is not None:
                 state = await asyncio.to_thread(self._saved.client_state, cast("str", stored["checkpoint_id"]))
@@ -128,7 +133,10 @@ class Saves:
             return Restored(row.finetune, await asyncio.to_thread(self._saved.client_state, checkpoint.id))
 
     def remove(self, checkpoint: Checkpoint, answer: Answer | None = None) -> None:
-        """Delete the files, then the row. Blocking. Tolerates files that are gone: a delete that was cut half-way."""
+        """Delete the files, then the row. Blocking; callers hold the finetune's turn.
+
+        Tolerates files that are gone: a delete that was cut half-way.
+        """
         with contextlib.suppress(CheckpointNotFound):
             self._store.delete(checkpoint.finetune_id, checkpoint.step)
         self._saved.remove(checkpoint.id, answer)

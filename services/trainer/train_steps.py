@@ -23,7 +23,7 @@ from services.trainer.turns import Turns, uninterrupted
 
 RPC = "TrainStep"
 LINEAGE_STEPS = 64
-"""How many recent steps' digests a rollout's policy is checked against; older rollouts are stale anyway."""
+"""At least so many recent steps' digests are looked up for a rollout's policy to be checked against."""
 
 
 class PayloadDigest(Protocol):
@@ -61,7 +61,9 @@ class TrainSteps:
             `groups[i]`), NonFiniteStep, WorkerDied. In every case nothing was applied.
         """
         row = await asyncio.to_thread(self._ledger.finetune, organisation, step.finetune_id)
-        lineage = await asyncio.to_thread(self._ledger.recent_digests, step.finetune_id, LINEAGE_STEPS)
+        # Every step whose rollouts may be trained on, so that one of a line that was restored away is always told.
+        count_known = max(LINEAGE_STEPS, step.settings.max_staleness_steps + 1)
+        lineage = await asyncio.to_thread(self._ledger.recent_digests, step.finetune_id, count_known)
         with new_spool(self._folders.spool) as spool:
             received = 0
             async for group in groups:
@@ -72,16 +74,23 @@ class TrainSteps:
             if received != count:
                 raise InvalidField.of("header.group_count", count, f"the number of groups sent, {received}")
             async with self._turns.of(step.finetune_id):
-                return await self._in_turn(organisation, step, spool, count, payload.hexdigest())
+                return await self._in_turn(organisation, step, spool, count, payload.hexdigest(), lineage)
 
     async def _in_turn(
-        self, organisation: str, step: TrainStep, spool: Spool, count: int, payload_digest: str
+        self,
+        organisation: str,
+        step: TrainStep,
+        spool: Spool,
+        count: int,
+        payload_digest: str,
+        lineage: Mapping[int, str],
     ) -> TrainStepResult:
         stored = await asyncio.to_thread(self._ledger.replay, organisation, RPC, step.request_id, payload_digest)
         if stored is not None:
             return _result(stored, replayed=True)
         row = await asyncio.to_thread(self._ledger.finetune, organisation, step.finetune_id)
         check_expected(step.expected_step, row.finetune)
+        await asyncio.to_thread(self._check_same_line, row.finetune, lineage)
         name = self._folders.new_name(row.finetune.id, row.finetune.step + 1)
         order = TrainOrder(
             finetune=row.finetune,
@@ -96,6 +105,16 @@ class TrainSteps:
         answer = Answer(organisation, RPC, step.request_id, payload_digest, _response(row.finetune, outcome))
         await uninterrupted(self._commit, row, name, outcome, answer)
         return _result(answer.response, replayed=False)
+
+    def _check_same_line(self, finetune: Finetune, lineage: Mapping[int, str]) -> None:
+        """Raise StepMismatch if a restore came while the groups did: they were checked against the line before it."""
+        checked = max(lineage)
+        now = self._ledger.recent_digests(finetune.id, max(1, finetune.step - checked + 1))
+        if now.get(checked) != lineage[checked]:
+            raise StepMismatch(
+                f"finetune {finetune.id} was restored while this call's groups came in; it is at step {finetune.step}",
+                metadata={"step": str(finetune.step)},
+            )
 
     def _commit(self, row: FinetuneRow, name: str, outcome: StepOutcome, answer: Answer) -> None:
         if outcome.written is None:

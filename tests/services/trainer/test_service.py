@@ -431,3 +431,67 @@ async def test_what_is_not_built_says_so(client: TrainerClient, finetune: Finetu
     with pytest.raises(NotImplementedYet):
         async for _ in client.watch_finetune(finetune.id):
             pass
+
+
+async def test_a_retry_beside_the_first_call_is_the_same_call(client: TrainerClient, finetune: Finetune) -> None:
+    await client.train_step(step_of(finetune))
+    saves = await asyncio.gather(*(client.save_checkpoint(finetune.id, request_id="beside-save") for _ in range(3)))
+    assert saves[0] == saves[1] == saves[2]
+    ref = CheckpointRef(finetune.id, step=1)
+    restored = await asyncio.gather(*(client.restore_checkpoint(ref, request_id="beside-restore") for _ in range(3)))
+    assert {finetune.step for finetune, _ in restored} == {1}
+    await asyncio.gather(*(client.delete_checkpoint(ref, request_id="beside-delete") for _ in range(3)))
+    new = NewFinetune("beside-create", "created-beside", lora=LoraSettings(2))
+    made = await asyncio.gather(*(client.create_finetune(new) for _ in range(3)))
+    assert made[0] == made[1] == made[2]
+    points = (MetricPoint(1, "mine", 0.5, datetime.now(UTC)),)
+    await asyncio.gather(*(client.log_metrics(finetune.id, points, request_id="beside-log") for _ in range(4)))
+    assert len((await client.list_metrics(finetune.id, names=("mine",))).items) == 1
+    await asyncio.gather(*(client.delete_finetune(made[0].id, request_id="beside-end") for _ in range(3)))
+
+
+async def test_a_save_whose_time_is_over_is_made_anew(client: TrainerClient, finetune: Finetune) -> None:
+    short = await client.save_checkpoint(finetune.id, time_to_live_s=0.05)
+    await asyncio.sleep(0.1)
+    kept = await client.save_checkpoint(finetune.id)
+    assert kept.id != short.id
+    assert kept.expires_at is None
+    assert (await client.restore_checkpoint(CheckpointRef(finetune.id, step=0)))[0].step == 0
+
+
+async def test_rollouts_from_before_a_restore_are_refused(client: TrainerClient, finetune: Finetune) -> None:
+    await client.train_step(step_of(finetune))
+    await client.save_checkpoint(finetune.id)
+    await client.train_step(step_of(finetune, unverified(2)))
+    lost = policy_of(await client.get_finetune(finetune.id))
+    assert lost.step == 2
+    old = rl_group(Skill.DETECT, 1, lost)
+    await client.restore_checkpoint(CheckpointRef(finetune.id, step=1))
+    assert "policy.step is 2; allowed: 0 to 1" in str(await refused(client, finetune, old))
+    again = await client.train_step(step_of(finetune, unverified(3)))
+    assert again.step == lost.step
+    # The same name, other weights.
+    assert "policy.adapter_digest" in str(await refused(client, finetune, old))
+
+
+async def test_a_restore_while_groups_come_in_refuses_the_step(
+    client: TrainerClient, finetune: Finetune, trainer: TrainerProcess
+) -> None:
+    await client.train_step(step_of(finetune))
+    await client.save_checkpoint(finetune.id)
+    await client.train_step(step_of(finetune, unverified(2)))
+    old = rl_group(Skill.DETECT, 1, policy_of(await client.get_finetune(finetune.id)))
+    header, group = list(train_step_to_messages(step_of(finetune, old, request_id="across-a-restore")))
+
+    async def messages():
+        yield header
+        yield group
+        while not any((trainer.data_dir / "spool").glob("*/group-00000.pickle")):  # noqa: ASYNC110  (another process)
+            await asyncio.sleep(0.01)
+        await client.restore_checkpoint(CheckpointRef(finetune.id, step=1))
+        await client.train_step(step_of(finetune, unverified(3)))
+
+    async with grpc.aio.insecure_channel(trainer.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="was restored while"):
+            await pb_grpc.TrainerServiceStub(channel).TrainStep(messages())
+    assert (await client.get_finetune(finetune.id)).step == 2
