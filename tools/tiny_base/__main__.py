@@ -5,7 +5,6 @@ With `--score-only` the base that lies in --out is only scored.
 
 import argparse
 import os
-import tempfile
 from pathlib import Path
 
 DEFAULT_OUT = Path("moontune/model/bases/moontune-tiny")
@@ -18,7 +17,7 @@ def main() -> None:
     options.add_argument("--steps", type=int, help="train this many steps instead; repeats exactly")
     options.add_argument("--scenes", type=int, default=48_000, help="how many to draw")
     options.add_argument("--out", type=Path, default=DEFAULT_OUT)
-    options.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "moontune-tiny-base")
+    options.add_argument("--cache", type=Path, default=Path("out/tiny-base-scenes"), help="drawn scenes")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--images", type=int, default=20, help="per process and step")
     options.add_argument("--fp32", action="store_true", help="for CPUs without avx512_bf16")
