@@ -57,9 +57,10 @@ async def run_job(run: JobRun) -> None:
     dead = 0
     while turn.step < run.job.config.steps and dead < MOST_DEAD_TURNS:
         await _check_interrupted(run, JobState.RUNNING)
+        # Before the turn, so that an evaluation cut by an interruption is made up for.
+        await _evaluate_when_due(run, finetune, held_out, turn)
         before, turn = turn, await _take_turn(run, finetune, train, turn)
         dead = 0 if turn.step > before.step else dead + 1
-        await _evaluate_when_due(run, finetune, held_out, turn)
     await _finish(run, finetune, held_out, turn)
 
 
@@ -122,8 +123,10 @@ async def _take_turn(run: JobRun, finetune: Finetune, train: Dataset, turn: Turn
     try:
         result = await run.peers.train_step(step)
     except RequestIdReused:
-        # We were killed after this turn's step had been answered without being applied: its prompts are spent.
-        after = Turn(turn.iteration + 1, turn.step)
+        # This turn's step was answered before, to attempts that came out otherwise: its prompts are spent. Applied or
+        # not, the trainer knows (an earlier try may have been applied after we looked).
+        trained = (await run.peers.get_finetune(finetune.id)).step
+        after = Turn(turn.iteration + 1, trained)
         await _record(run, "train", "this turn's step was answered before the interruption", {}, after)
         return after
     after = Turn(turn.iteration + 1, result.step)

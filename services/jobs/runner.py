@@ -21,6 +21,7 @@ from services.jobs.store import JobStore
 
 POLL_S = 0.25
 STOP_S = 20.0
+FORGET_S = 3600.0
 FIRST_PAUSE_S, MOST_PAUSE_S = 0.5, 15.0
 
 log = get_logger(__name__)
@@ -47,6 +48,7 @@ class JobRunner:
         self._settings = settings
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
+        self._forgot_at: float | None = None
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -56,6 +58,7 @@ class JobRunner:
             try:
                 await self._start_waiting()
                 await self._count_states()
+                await self._forget()
             except Exception:  # a database that is away for a moment must not end the queue
                 log.exception("the queue could not be read; trying again")
             await asyncio.sleep(POLL_S)
@@ -72,6 +75,13 @@ class JobRunner:
         counts = await asyncio.to_thread(self._store.count_by_state)
         for state in JobState:
             self._metrics.gauge(names.JOBS, state=state).set(counts.get(state, 0))
+
+    async def _forget(self) -> None:
+        """Once an hour."""
+        now = asyncio.get_running_loop().time()
+        if self._forgot_at is None or now - self._forgot_at > FORGET_S:
+            await asyncio.to_thread(self._store.forget_old_orders)
+            self._forgot_at = now
 
     async def _start_waiting(self) -> None:
         self._tasks = {job_id: task for job_id, task in self._tasks.items() if not task.done()}

@@ -16,6 +16,9 @@ from moontune.values.job import Job, JobConfig, JobProgress, JobState
 from services.jobs.states import UNDER_WAY, Order, check_move, ordered
 from services.jobs.tables import JOBS, ORDERS, PROGRESS
 
+ORDERS_KEPT_S = 7 * 24 * 3600.0
+"""How long the request id of an order (cancel, pause, resume) is remembered."""
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -179,6 +182,11 @@ class JobStore:
         query = sa.select(JOBS.c.state, sa.func.count()).group_by(JOBS.c.state)
         with self._reading.connect() as connection:
             return {JobState(row[0]): int(row[1]) for row in connection.execute(query)}
+
+    def forget_old_orders(self) -> None:
+        """Drop the request ids of orders older than 7 days. A job's own is part of the job and stays with it."""
+        with self._engine.begin() as connection:
+            connection.execute(sa.delete(ORDERS).where(ORDERS.c.made_at < time.time() - ORDERS_KEPT_S))
 
     def requeue_interrupted(self) -> Sequence[str]:
         """At the service's start: jobs that were under way are queued again, cancelling ones end. Returns their ids."""

@@ -12,6 +12,7 @@ from moontune.errors import InvalidState, JobNotFound, RequestIdReused
 from moontune.serving.database import open_database
 from moontune.values.job import Job, JobConfig, JobState
 from moontune.values.reward import RewardComponent, RewardSpec
+from moontune.values.training import TrainStep, TrainStepResult
 from services.jobs import runner as runner_module
 from services.jobs.runner import JobRunner, RunnerSettings
 from services.jobs.states import Order
@@ -230,6 +231,60 @@ def test_orders_and_requests_are_taken_once(store: JobStore, tmp_path: Path):
     store.order("local", job.id, Order.CANCEL, "c")
     with pytest.raises(InvalidState, match="cancelled cannot be told to resume"):
         store.order("local", job.id, Order.RESUME, "r2")
+
+
+def test_old_orders_are_forgotten(store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from services.jobs import store as store_module
+
+    job = create(store, config(tmp_path / "data"))
+    store.order("local", job.id, Order.PAUSE, "p")
+    store.order("local", job.id, Order.RESUME, "r")
+    store.forget_old_orders()
+    assert store.order("local", job.id, Order.PAUSE, "p").state is JobState.QUEUED, "still remembered"
+    later = store_module.time.time() + 7 * 24 * 3600 + 60
+    monkeypatch.setattr(store_module.time, "time", lambda: later)
+    store.forget_old_orders()
+    assert store.order("local", job.id, Order.PAUSE, "p").state is JobState.PAUSED, "a new order"
+
+
+async def test_the_runner_forgets_old_orders(store: JobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    forgotten: list[bool] = []
+    monkeypatch.setattr(store, "forget_old_orders", lambda: forgotten.append(True))
+    await drive(store, ToyPeers(), tmp_path / "jobs", lambda: bool(forgotten))
+
+
+async def test_an_evaluation_cut_by_an_outage_is_made_up_for(store: JobStore, tmp_path: Path):
+    peers = ToyPeers()
+
+    def away() -> None:
+        if len(peers.trained_on) == 2:  # the next rollouts are those of the evaluation at step 2
+            peers.fail = ["rollouts"]
+
+    peers.after_step = away
+    job = create(store, config(tmp_path / "data"))
+    await drive(store, peers, tmp_path / "jobs", ended(store, job))
+    evaluated = [point.step for point in store.progress(job.id) if point.stage == "evaluate"]
+    assert evaluated == [0, 2, 4, 6]
+
+
+async def test_a_step_applied_after_the_job_looked_is_counted(store: JobStore, tmp_path: Path):
+    peers = ToyPeers()
+    job = create(store, config(tmp_path / "data"))
+    train_step = peers.train_step
+    tries: list[str] = []
+
+    async def answered_to_other_attempts(step: TrainStep) -> TrainStepResult:
+        # As if an earlier try with the same id, whose rollouts came out otherwise, ended between our look and this.
+        result = await train_step(step)
+        tries.append(step.request_id)
+        if len(tries) == 1:
+            raise RequestIdReused("another payload")
+        return result
+
+    peers.train_step = answered_to_other_attempts  # type: ignore[method-assign]
+    await drive(store, peers, tmp_path / "jobs", ended(store, job))
+    assert (store.get("local", job.id).state, store.get("local", job.id).step) == (JobState.SUCCEEDED, 6)
+    assert len(tries) == len(set(tries))
 
 
 def test_another_organisation_sees_nothing(store: JobStore, tmp_path: Path):
