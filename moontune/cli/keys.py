@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from moontune.cli.failure import EXIT_FAILED, plain_errors
+from moontune.cli.failure import plain_errors
 from moontune.errors import InvalidField
 from moontune.values.principal import LOCAL_ORGANISATION, Scope
 
@@ -73,12 +73,8 @@ def _scopes(given: str) -> list[Scope]:
 
 
 def _store(data_dir: Path, database: str) -> "KeyStore":
-    try:
-        # Only here: a wheel without the serve extra has no SQLAlchemy, and every other command works without.
-        from moontune.auth.keys import KeyStore
-    except ImportError:
-        Console(stderr=True).print("keys need the serve extra: pip install 'moontune[serve]'")
-        raise typer.Exit(EXIT_FAILED) from None
+    from moontune.auth.keys import KeyStore  # only here: SQLAlchemy takes its time and no other command needs it
+
     if database:
         return KeyStore(database)
     file = data_dir.expanduser().resolve() / "gateway.db"

@@ -58,7 +58,7 @@ def read_coco(file: Path, source: DatasetSource, skill: Skill) -> list[Sample]:
 def _load(file: Path, problems: Problems) -> Record:
     try:
         document = json.loads(file.read_bytes())
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # the second is for brackets within brackets without end
         problems.add("file", f"not JSON: {error}")
         problems.raise_if_any()
         raise AssertionError from error

@@ -42,7 +42,7 @@ def read_job_file(file: Path) -> JobConfig:
     try:
         text = file.read_text(encoding="utf-8")
         document: object = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InvalidField.of("config", file.name, f"a file that parses ({error})") from error
     config = config_from_document(document, file.name)
     config.validate()
@@ -103,7 +103,10 @@ def _read(kind: object, value: object, where: str, problems: Problems) -> object
             return kind(cast("str", value))
         return _fault(value, where, ", ".join(kind), problems)
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return _fault(value, where, "a number below 1e308", problems)
     if kind in (int, str, bool) and type(value) is kind:
         return value
     return _fault(value, where, _described(cast("object", kind)), problems)

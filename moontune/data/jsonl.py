@@ -23,6 +23,7 @@ from moontune.values.job import DatasetSource
 from moontune.values.skill import Skill
 
 KEYS = ("image", "skill", "object", "question", "reasoning", "boxes", "points", "answers")
+MOST = 1e300
 Record = Mapping[str, object]
 
 
@@ -75,7 +76,7 @@ def _sample(folder: Path, line: bytes, source: DatasetSource, skill: Skill) -> S
 def _record(line: bytes) -> Record:
     try:
         record = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second is for brackets within brackets without end
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(record, dict):
         raise ValueError(f"a line is an object, not a {type(record).__name__}")
@@ -100,9 +101,14 @@ def _rows(record: Record, key: str, length: int) -> list[list[float]] | None:
     rows = cast("list[object]", given) if isinstance(given, list) else [None]
     for row in rows:
         numbers = cast("list[object]", row) if isinstance(row, list) else []
-        if len(numbers) != length or not all(isinstance(n, int | float) and not isinstance(n, bool) for n in numbers):
+        if len(numbers) != length or not all(_is_number(number) for number in numbers):
             raise ValueError(f"{key} is {given!r}; allowed: a list of lists of {length} numbers")
     return cast("list[list[float]]", rows)
+
+
+def _is_number(value: object) -> bool:
+    """Whether it is a number that a float can hold: JSON knows integers of any length."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
 
 
 def ground_truth(record: Record) -> GroundTruth:

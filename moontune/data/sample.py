@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from moontune.errors import InvalidField
 from moontune.values.ground_truth import GroundTruth
 from moontune.values.image import Image
 from moontune.values.request import SkillRequest
@@ -27,10 +28,16 @@ class Sample:
     reasoning: bool = False
 
     def request(self, settings: SamplingSettings) -> SkillRequest:
-        """The request with the image's bytes, read now."""
+        """The request with the image's bytes, read now; InvalidField if the file is gone or another than imported."""
+        try:
+            image = Image.of(self.image.read_bytes())
+        except OSError as error:
+            raise InvalidField.of("image", str(self.image), f"the file that was imported ({error.strerror})") from error
+        if image.sha256 != self.sha256:
+            raise InvalidField.of("image", str(self.image), "the file that was imported; its content has changed")
         return SkillRequest(
             skill=self.skill,
-            image=Image.of(self.image.read_bytes()),
+            image=image,
             question=self.question,
             object=self.object,
             reasoning=self.reasoning,

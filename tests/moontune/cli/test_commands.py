@@ -151,6 +151,14 @@ def test_the_plan_starts_the_called_before_their_callers():
     assert [spec.name for spec in down] == ["rollout+inference", "reward", "gateway"]
 
 
+def test_a_service_colocated_with_nobody_runs_as_without_the_option():
+    tokens = {"internal_token": "same"}
+    alone, plain = plan(options(colocate=("inference",), **tokens)), plan(options(**tokens))
+    assert alone == plain
+    (inference,) = [spec for spec in alone if spec.name == "inference"]
+    assert inference.arguments == ("-m", "services.inference")
+
+
 @pytest.mark.parametrize(
     "changes",
     [

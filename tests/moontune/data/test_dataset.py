@@ -100,3 +100,33 @@ def test_an_empty_file_is_refused(folder: Path):
     (folder / "set.jsonl").write_text("\n")
     with pytest.raises(InvalidField, match="empty"):
         import_dataset(DatasetSource(str(folder / "set.jsonl")), Skill.DETECT, folder / "x.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('{"image": "0.png", "object": "a", "boxes": [[0, 0, 1, 1' + "0" * 400 + "]]}", "boxes is"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_numbers_and_nesting_beyond_bounds_are_faults_of_their_line(folder: Path, line: str, told: str):
+    (folder / "set.jsonl").write_text(line + "\n")
+    with pytest.raises(InvalidField, match=told):
+        import_dataset(DatasetSource(str(folder / "set.jsonl")), Skill.DETECT, folder / "imported.jsonl")
+
+
+def test_a_coco_file_nested_beyond_bounds_is_a_fault(folder: Path):
+    (folder / "set.json").write_text("[" * 100_000)
+    with pytest.raises(InvalidField, match="not JSON"):
+        import_dataset(DatasetSource(str(folder / "set.json"), object="a"), Skill.DETECT, folder / "imported.jsonl")
+
+
+def test_an_image_that_is_gone_or_changed_since_the_import_is_named(folder: Path):
+    source = jsonl(folder, {"image": "0.png", "object": "digit", "boxes": []})
+    (sample,) = import_dataset(source, Skill.DETECT, folder / "imported.jsonl")
+    (folder / "0.png").write_bytes((folder / "1.png").read_bytes())
+    with pytest.raises(InvalidField, match=r"0\.png.*changed"):
+        sample.request(SamplingSettings())
+    (folder / "0.png").unlink()
+    with pytest.raises(InvalidField, match=r"0\.png.*No such file"):
+        sample.request(SamplingSettings())

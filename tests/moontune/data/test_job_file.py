@@ -105,3 +105,8 @@ def test_files_that_are_no_config(tmp_path: Path, name: str, text: str):
         read_job_file(tmp_path / name)
     with pytest.raises(InvalidField, match="exists"):
         read_job_file(tmp_path / "gone.json")
+
+
+def test_a_number_that_no_float_holds_is_a_fault():
+    with pytest.raises(InvalidField, match="learning_rate"):
+        config_from_document({**SMALL, "settings": {"learning_rate": 10**400}})
