@@ -1,6 +1,7 @@
 """Messages of the trainer's contract to values and back, where `moontune.wire` has no noun for a whole request."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import AsyncIterable, AsyncIterator
 
@@ -29,6 +30,7 @@ from services.trainer.saves import SaveOrder
 
 MAX_METRIC_POINTS = 1000
 MAX_BATCHES = 256
+DRAIN_S = 5.0
 
 
 def payload_digest(message: Message) -> str:
@@ -72,6 +74,18 @@ async def read_groups(messages: AsyncIterable[pb.TrainStepRequest]) -> AsyncIter
         # Off the event loop: a group of 32 MiB takes long enough to be seen in health checks.
         yield await asyncio.to_thread(group_from_proto, message.group, f"groups[{index}]")
         index += 1
+
+
+async def drain(messages: AsyncIterable[pb.TrainStepRequest]) -> None:
+    """Read a refused stream to its end, DRAIN_S at most, before it is answered.
+
+    A Python client (grpc.aio) that is still writing when the answer comes reports an internal error of its own in
+    place of the answer.
+    """
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(DRAIN_S):
+            async for _ in messages:
+                pass
 
 
 def save_order(request: pb.SaveCheckpointRequest) -> SaveOrder:

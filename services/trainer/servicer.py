@@ -9,7 +9,7 @@ from moontune.api.trainer.v1 import trainer_service_pb2 as pb
 from moontune.api.trainer.v1 import trainer_service_pb2_grpc as pb_grpc
 from moontune.auth.context import current_principal
 from moontune.checkpoints import CheckpointStore
-from moontune.errors import InvalidField, NotImplementedYet
+from moontune.errors import InvalidField, MoontuneError, NotImplementedYet
 from moontune.serving.chassis import Chassis
 from moontune.serving.database import open_database
 from moontune.telemetry import names
@@ -115,10 +115,14 @@ class TrainerServicer(pb_grpc.TrainerServiceServicer):
     ) -> pb.TrainStepResponse:
         """Apply one optimiser step."""
         messages = aiter(request_iterator)
-        step, count = await convert.read_header(messages)
-        payload = convert.StepDigest(step, count)
-        groups = convert.read_groups(messages)
-        result = await self._steps.apply(_organisation(), step, count, groups, payload)
+        try:
+            step, count = await convert.read_header(messages)
+            payload = convert.StepDigest(step, count)
+            groups = convert.read_groups(messages)
+            result = await self._steps.apply(_organisation(), step, count, groups, payload)
+        except MoontuneError:
+            await convert.drain(messages)
+            raise
         self._observe(result)
         if result.applied and not result.replayed:
             self._chassis.spawn(self._retention.expire(step.finetune_id), "retention")

@@ -495,3 +495,21 @@ async def test_a_restore_while_groups_come_in_refuses_the_step(
         with pytest.raises(grpc.aio.AioRpcError, match="was restored while"):
             await pb_grpc.TrainerServiceStub(channel).TrainStep(messages())
     assert (await client.get_finetune(finetune.id)).step == 2
+
+
+async def test_a_refused_stream_is_read_to_its_end(finetune: Finetune, trainer: TrainerProcess) -> None:
+    # grpc.aio puts an internal error of its own in place of an answer that comes while it writes.
+    bad = step_of(finetune, settings=replace(SETTINGS, clip_low=2.0), request_id="bad")
+    header, group = list(train_step_to_messages(bad))
+    written: list[bool] = []
+
+    async def messages():
+        yield header
+        await asyncio.sleep(0.2)
+        yield group
+        written.append(True)
+
+    async with grpc.aio.insecure_channel(trainer.address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError, match="clip_low"):
+            await pb_grpc.TrainerServiceStub(channel).TrainStep(messages())
+    assert written
