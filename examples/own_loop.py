@@ -58,7 +58,7 @@ def train(trainer: SyncTrainerClient, rollouts: SyncRolloutClient, name: str, st
         model = f"{finetune.base}/{finetune.id}@{finetune.step}"
         made = [rollouts.generate(RolloutOrder(model, request, ROLLOUTS, seed=step)) for request in requests]
         groups = tuple(RlGroup(g.request, g.rollouts, tuple(score(r.output) for r in g.rollouts)) for g in made)
-        trainer.train_step(TrainStep(finetune.id, f"{name}-{step}", groups, settings, expected_step=finetune.step))
+        trainer.train_step(TrainStep(finetune.id, "", groups, settings, expected_step=finetune.step))
         finetune = trainer.get_finetune(finetune.id)
         rewards = [reward for group in groups for reward in group.rewards if reward is not None]
         means.append(sum(rewards) / len(rewards))

@@ -44,7 +44,9 @@ def list_jobs(
         for job in jobs:
             print(event_line(job))  # noqa: T201
         return
-    table = Table("id", "name", "state", "step", "model", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in ("id", "name", "state", "step", "model"):
+        table.add_column(name, no_wrap=name == "id", overflow="fold")  # ids and models are there to be pasted
     for job in jobs:
         table.add_row(job.id, escape(job.config.name), job.state, f"{job.step}/{job.config.steps}", escape(job.model))
     Console(highlight=False, soft_wrap=True).print(table if jobs else "no jobs yet; moontune train CONFIG makes one")

@@ -85,7 +85,9 @@ def _show(rows: Sequence[dict[str, object]], *, json: bool, empty: str) -> None:
     elif not rows:
         console.print(empty)
     else:
-        table = Table(*rows[0], box=None, pad_edge=False)
+        table = Table(box=None, pad_edge=False)
+        for name in rows[0]:
+            table.add_column(name, no_wrap=name == "id")  # an id is there to be pasted
         for row in rows:
             table.add_row(*(escape(str(value)) for value in row.values()))
         console.print(table)

@@ -2,6 +2,8 @@
 
 import asyncio
 import sys
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +16,10 @@ from moontune.cli.job_view import JobView, event_line, progress_bars
 from moontune.cli.server import DEFAULT_SERVER, CaOption, JsonOption, KeyOption, ServerOption, address, credentials
 from moontune.clients.jobs import JobClient
 from moontune.data.job_file import read_job_file
-from moontune.values.job import Job, JobConfig, JobState
+from moontune.errors import Draining, Unavailable
+from moontune.values.job import Job, JobConfig, JobEvent, JobProgress, JobState
+
+RECONNECT_S = 60.0
 
 
 @plain_errors
@@ -58,7 +63,7 @@ async def follow(
 ) -> Job | None:
     """Show a job's events until it ends; the job as it was last seen."""
     last: Job | None = None
-    events = client.watch_job(job_id, after_sequence=after_sequence)
+    events = _events(client, job_id, after_sequence)
     if json:
         async for event in events:
             sys.stdout.write(event_line(event) + "\n")
@@ -71,3 +76,24 @@ async def follow(
             view.take(event)
             last = event if isinstance(event, Job) else last
     return last
+
+
+async def _events(client: JobClient, job_id: str, after_sequence: int) -> AsyncIterator[JobEvent]:
+    """A job's events; when the service is gone they go on where they stopped, once it is back within RECONNECT_S."""
+    gone_since_s: float | None = None
+    while True:
+        try:
+            async for event in client.watch_job(job_id, after_sequence=after_sequence):
+                gone_since_s = None
+                if isinstance(event, JobProgress):
+                    after_sequence = event.sequence
+                yield event
+            return
+        except Draining:  # stopped on purpose: it says so itself
+            raise
+        except Unavailable:
+            now_s = time.monotonic()
+            gone_since_s = now_s if gone_since_s is None else gone_since_s
+            if now_s - gone_since_s > RECONNECT_S:
+                raise
+            await asyncio.sleep(0.5)
