@@ -9,9 +9,10 @@ import contextlib
 import multiprocessing
 import queue
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import ForkingPickler
 
@@ -30,6 +31,9 @@ from moontune.serving.worker_protocol import (
 from moontune.telemetry.logs import LogSettings, get_logger
 
 STOP_TIMEOUT_S = 10.0
+REAP_TIMEOUT_S = 10.0
+UNKNOWN_EXIT = -1
+"""In place of the exit code of a process that somebody else's code has reaped."""
 NEVER_STARTED = -1
 """In place of the exit code of a process that the system would not start."""
 
@@ -95,7 +99,7 @@ class WorkerLink:
 
     def kill(self) -> None:
         """End the process now, if it lives."""
-        with contextlib.suppress(ValueError, AttributeError):  # closed, or never started
+        with contextlib.suppress(AttributeError):  # never started
             self._process.kill()
 
     def _read(self) -> None:
@@ -108,11 +112,10 @@ class WorkerLink:
         except Exception as error:  # whose reply it was cannot be told: fail them all rather than let one wait for ever
             log.error("a reply of the worker does not unpickle", exc_info=error)
             self._process.kill()
-        self._process.join(STOP_TIMEOUT_S)
-        if self._process.exitcode is None:  # it closed its end of the pipe and lives on: useless either way
+        if not wait([self._process.sentinel], STOP_TIMEOUT_S):  # it closed its end of the pipe and lives on: useless
             self._process.kill()
-            self._process.join()
-        code = self._process.exitcode or 0
+            wait([self._process.sentinel])
+        code = self._exit_code()
         self._orders.put(None)
         self._post(partial(self._end, f"the worker ended with exit code {code} before it was ready"), code)
 
@@ -127,7 +130,17 @@ class WorkerLink:
             with contextlib.suppress(OSError):  # the reader notices the death
                 self._connection.send_bytes(data)
         self._connection.close()
-        self._process.close()
+
+    def _exit_code(self) -> int:
+        """The code of a process that has ended.
+
+        Every start of another process polls all children, from whatever thread: when such a poll reaps ours first,
+        `exitcode` is None until that thread has written the code down.
+        """
+        give_up_at = time.monotonic() + REAP_TIMEOUT_S
+        while (code := self._process.exitcode) is None and time.monotonic() < give_up_at:
+            time.sleep(0.001)
+        return UNKNOWN_EXIT if code is None else code
 
     def _post(self, act: Callable[..., None], argument: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more

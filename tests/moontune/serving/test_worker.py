@@ -1,7 +1,9 @@
 import asyncio
 import contextlib
+import multiprocessing
 import os
 import signal
+import threading
 import time
 from multiprocessing.context import SpawnProcess
 
@@ -10,8 +12,9 @@ import pytest
 from moontune.errors import DeadlineExceeded, InvalidField, WorkerDied
 from moontune.serving.call import RpcCall, RpcKind, set_current_call
 from moontune.serving.worker import ModelWorker, RestartPolicy, WorkerSpec
-from moontune.serving.worker_link import WorkerGone
+from moontune.serving.worker_link import WorkerGone, WorkerLink
 from moontune.serving.worker_protocol import ComponentFailure
+from moontune.telemetry.logs import LogSettings
 from tests.fakes import components
 
 
@@ -151,6 +154,30 @@ async def test_a_message_that_does_not_unpickle_fails_the_call_instead_of_hangin
                 await worker.call("fake", method, *arguments)
             await until(lambda: worker.ready)
             assert await worker.call("fake", "add", 1, 1) == 2
+
+
+async def test_the_exit_code_is_told_though_another_thread_reaps_the_process():
+    """Any start of a process polls every child; the poll that reaps ours may be another thread's, mid-way."""
+    stop = threading.Event()
+
+    def poll() -> None:
+        while not stop.is_set():
+            multiprocessing.active_children()
+
+    threads = [threading.Thread(target=poll, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(3):
+            link = WorkerLink(spec(), LogSettings(), lambda reply: None)
+            await link.spawn()
+            await link.ready
+            link.kill()
+            assert await asyncio.wait_for(link.dead, 30) == -signal.SIGKILL
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 async def test_a_process_that_cannot_be_started_is_tried_again(monkeypatch):
