@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import cast
 
 from moontune.errors import CheckpointCorrupt
-from moontune.values.finetune import Checkpoint, FinetuneKind, LoraSettings, LoraTarget
+from moontune.values.finetune import AttentionWiring, Checkpoint, FinetuneKind, LoraSettings, LoraTarget
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_VERSION = 1
@@ -89,6 +89,7 @@ class Manifest:
                     "alpha": self.lora.alpha,
                     "targets": [target.value for target in self.lora.targets],
                     "seed": self.lora.seed,
+                    "wiring": self.lora.wiring.value,
                 },
                 "step": self.step,
                 "adapter_digest": self.adapter_digest,
@@ -144,6 +145,7 @@ class Manifest:
                 alpha=None if alpha is None else _number(alpha),
                 targets=tuple(LoraTarget(str(target)) for target in cast("list[object]", lora["targets"])),
                 seed=_whole(lora["seed"]),
+                wiring=AttentionWiring(str(lora.get("wiring", AttentionWiring.ORDINARY))),
             ),
             step=_whole(fields["step"]),
             adapter_digest=str(fields["adapter_digest"]),

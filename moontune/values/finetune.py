@@ -28,6 +28,17 @@ class LoraTarget(StrEnum):
     VISION = "vision"
 
 
+class AttentionWiring(StrEnum):
+    """What the delta of an attention layer's output is computed from.
+
+    ordinary: the output projection's own input, as in any LoRA. block_input: the block's normalised input, as in the
+    "variant" files of Moondream's torch implementation; such a delta cannot be merged into the weights.
+    """
+
+    ORDINARY = "ordinary"
+    BLOCK_INPUT = "block_input"
+
+
 DEFAULT_TARGETS = (LoraTarget.TEXT_ATTENTION, LoraTarget.TEXT_MLP)
 
 
@@ -36,12 +47,14 @@ class LoraSettings:
     """An adapter's shape.
 
     rank: 1..256. alpha: the delta is scaled by alpha / rank; None means 2 * rank (scale 2). seed: of A's init.
+    wiring: of the attention output's delta, where text attention is a target.
     """
 
     rank: int = 8
     alpha: float | None = None
     targets: tuple[LoraTarget, ...] = DEFAULT_TARGETS
     seed: int = 0
+    wiring: AttentionWiring = AttentionWiring.ORDINARY
 
     @property
     def scale(self) -> float:

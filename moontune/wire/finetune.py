@@ -3,6 +3,7 @@
 from moontune.api.trainer.v1 import finetune_pb2, trainer_service_pb2
 from moontune.values.finetune import (
     DEFAULT_TARGETS,
+    AttentionWiring,
     BranchPoint,
     Finetune,
     FinetuneKind,
@@ -28,6 +29,12 @@ LORA_TARGETS = EnumMap(
         LoraTarget.VISION: finetune_pb2.LORA_TARGET_VISION,
     }
 )
+ATTENTION_WIRINGS = EnumMap(
+    {
+        AttentionWiring.ORDINARY: finetune_pb2.ATTENTION_WIRING_ORDINARY,
+        AttentionWiring.BLOCK_INPUT: finetune_pb2.ATTENTION_WIRING_BLOCK_INPUT,
+    }
+)
 
 
 @encodes("lora")
@@ -38,6 +45,7 @@ def lora_to_proto(lora: LoraSettings) -> finetune_pb2.LoraSettings:
         alpha=lora.alpha,
         targets=[LORA_TARGETS.encode(target) for target in lora.targets],
         seed=lora.seed,
+        wiring=ATTENTION_WIRINGS.encode(lora.wiring),
     )
 
 
@@ -48,6 +56,7 @@ def lora_from_proto(message: finetune_pb2.LoraSettings, field: str = "lora") -> 
         alpha=message.alpha if message.HasField("alpha") else None,
         targets=each(f"{field}.targets", message.targets, LORA_TARGETS.decode) or DEFAULT_TARGETS,
         seed=message.seed,
+        wiring=ATTENTION_WIRINGS.decode_or(message.wiring, f"{field}.wiring", AttentionWiring.ORDINARY),
     )
     lora.validate(field)
     return lora

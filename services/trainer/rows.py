@@ -6,7 +6,7 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
-from moontune.values.finetune import Finetune, FinetuneKind, LoraSettings, LoraTarget
+from moontune.values.finetune import AttentionWiring, Finetune, FinetuneKind, LoraSettings, LoraTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,13 @@ class StepRow:
 
 def _lora_columns(lora: LoraSettings) -> dict[str, object]:
     """An adapter's shape as a JSON column."""
-    return {"rank": lora.rank, "alpha": lora.alpha, "targets": [str(t) for t in lora.targets], "seed": lora.seed}
+    return {
+        "rank": lora.rank,
+        "alpha": lora.alpha,
+        "targets": [str(target) for target in lora.targets],
+        "seed": lora.seed,
+        "wiring": lora.wiring.value,
+    }
 
 
 def finetune_columns(row: FinetuneRow) -> dict[str, object]:
@@ -69,6 +75,7 @@ def finetune_row(fields: sa.RowMapping) -> FinetuneRow:
             alpha=lora["alpha"],
             targets=tuple(LoraTarget(target) for target in lora["targets"]),
             seed=lora["seed"],
+            wiring=AttentionWiring(lora.get("wiring", AttentionWiring.ORDINARY)),
         ),
         step=fields["step"],
         adapter_digest=fields["adapter_digest"],

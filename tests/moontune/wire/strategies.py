@@ -18,6 +18,7 @@ from moontune.values.adapter import (
 from moontune.values.dataset import DatasetFormat, DatasetProblem, DatasetState, DatasetUpload, StoredDataset
 from moontune.values.engine import CacheStatus, EngineStatus
 from moontune.values.finetune import (
+    AttentionWiring,
     BranchPoint,
     Checkpoint,
     CheckpointRef,
@@ -278,6 +279,7 @@ loras = st.builds(
     st.none() | st.floats(0, 4096, exclude_min=True),
     st.lists(st.sampled_from(LoraTarget), min_size=1, unique=True).map(tuple),
     seeds,
+    st.sampled_from(AttentionWiring),
 )
 kinds = st.sampled_from(FinetuneKind)
 finetunes = st.builds(Finetune, words, words, words, words, texts, loras, sizes, texts, moments, moments, kinds)

@@ -25,21 +25,23 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&moontune/api/trainer/v1/finetune.proto\x12\x17moontune.api.trainer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8c\x01\n\x0cLoraSettings\x12\x11\n\x04rank\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05\x61lpha\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x34\n\x07targets\x18\x03 \x03(\x0e\x32#.moontune.api.trainer.v1.LoraTarget\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x42\x07\n\x05_rankB\x08\n\x06_alpha\"\xcd\x02\n\x08\x46inetune\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0corganisation\x18\x03 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x04 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x05 \x01(\t\x12\x33\n\x04kind\x18\x06 \x01(\x0e\x32%.moontune.api.trainer.v1.FinetuneKind\x12\x33\n\x04lora\x18\x07 \x01(\x0b\x32%.moontune.api.trainer.v1.LoraSettings\x12\x0c\n\x04step\x18\x08 \x01(\x03\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\t \x01(\t\x12.\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"0\n\x0b\x42ranchPoint\x12\x13\n\x0b\x66inetune_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x03*|\n\x0c\x46inetuneKind\x12\x1d\n\x19\x46INETUNE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INETUNE_KIND_LORA\x10\x01\x12\x1d\n\x19\x46INETUNE_KIND_LORA_REGION\x10\x02\x12\x16\n\x12\x46INETUNE_KIND_FULL\x10\x03*\x93\x01\n\nLoraTarget\x12\x1b\n\x17LORA_TARGET_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLORA_TARGET_TEXT_ATTENTION\x10\x01\x12\x18\n\x14LORA_TARGET_TEXT_MLP\x10\x02\x12\x16\n\x12LORA_TARGET_REGION\x10\x03\x12\x16\n\x12LORA_TARGET_VISION\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&moontune/api/trainer/v1/finetune.proto\x12\x17moontune.api.trainer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc6\x01\n\x0cLoraSettings\x12\x11\n\x04rank\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x12\n\x05\x61lpha\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x34\n\x07targets\x18\x03 \x03(\x0e\x32#.moontune.api.trainer.v1.LoraTarget\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12\x38\n\x06wiring\x18\x05 \x01(\x0e\x32(.moontune.api.trainer.v1.AttentionWiringB\x07\n\x05_rankB\x08\n\x06_alpha\"\xcd\x02\n\x08\x46inetune\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x14\n\x0corganisation\x18\x03 \x01(\t\x12\x0c\n\x04\x62\x61se\x18\x04 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x05 \x01(\t\x12\x33\n\x04kind\x18\x06 \x01(\x0e\x32%.moontune.api.trainer.v1.FinetuneKind\x12\x33\n\x04lora\x18\x07 \x01(\x0b\x32%.moontune.api.trainer.v1.LoraSettings\x12\x0c\n\x04step\x18\x08 \x01(\x03\x12\x16\n\x0e\x61\x64\x61pter_digest\x18\t \x01(\t\x12.\n\ncreated_at\x18\n \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x0b \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"0\n\x0b\x42ranchPoint\x12\x13\n\x0b\x66inetune_id\x18\x01 \x01(\t\x12\x0c\n\x04step\x18\x02 \x01(\x03*|\n\x0c\x46inetuneKind\x12\x1d\n\x19\x46INETUNE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INETUNE_KIND_LORA\x10\x01\x12\x1d\n\x19\x46INETUNE_KIND_LORA_REGION\x10\x02\x12\x16\n\x12\x46INETUNE_KIND_FULL\x10\x03*\x93\x01\n\nLoraTarget\x12\x1b\n\x17LORA_TARGET_UNSPECIFIED\x10\x00\x12\x1e\n\x1aLORA_TARGET_TEXT_ATTENTION\x10\x01\x12\x18\n\x14LORA_TARGET_TEXT_MLP\x10\x02\x12\x16\n\x12LORA_TARGET_REGION\x10\x03\x12\x16\n\x12LORA_TARGET_VISION\x10\x04*t\n\x0f\x41ttentionWiring\x12 \n\x1c\x41TTENTION_WIRING_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x41TTENTION_WIRING_ORDINARY\x10\x01\x12 \n\x1c\x41TTENTION_WIRING_BLOCK_INPUT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moontune.api.trainer.v1.finetune_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINETUNEKIND']._serialized_start=629
-  _globals['_FINETUNEKIND']._serialized_end=753
-  _globals['_LORATARGET']._serialized_start=756
-  _globals['_LORATARGET']._serialized_end=903
+  _globals['_FINETUNEKIND']._serialized_start=687
+  _globals['_FINETUNEKIND']._serialized_end=811
+  _globals['_LORATARGET']._serialized_start=814
+  _globals['_LORATARGET']._serialized_end=961
+  _globals['_ATTENTIONWIRING']._serialized_start=963
+  _globals['_ATTENTIONWIRING']._serialized_end=1079
   _globals['_LORASETTINGS']._serialized_start=101
-  _globals['_LORASETTINGS']._serialized_end=241
-  _globals['_FINETUNE']._serialized_start=244
-  _globals['_FINETUNE']._serialized_end=577
-  _globals['_BRANCHPOINT']._serialized_start=579
-  _globals['_BRANCHPOINT']._serialized_end=627
+  _globals['_LORASETTINGS']._serialized_end=299
+  _globals['_FINETUNE']._serialized_start=302
+  _globals['_FINETUNE']._serialized_end=635
+  _globals['_BRANCHPOINT']._serialized_start=637
+  _globals['_BRANCHPOINT']._serialized_end=685
 # @@protoc_insertion_point(module_scope)

@@ -80,6 +80,30 @@ LORA_TARGET_VISION: LoraTarget.ValueType  # 4
 """The vision tower."""
 Global___LoraTarget: _TypeAlias = LoraTarget  # noqa: Y015
 
+class _AttentionWiring:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AttentionWiringEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AttentionWiring.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ATTENTION_WIRING_UNSPECIFIED: _AttentionWiring.ValueType  # 0
+    """Not given: ordinary."""
+    ATTENTION_WIRING_ORDINARY: _AttentionWiring.ValueType  # 1
+    """The output projection's own input."""
+    ATTENTION_WIRING_BLOCK_INPUT: _AttentionWiring.ValueType  # 2
+    """The block's normalised input, as in the torch implementation's variant files."""
+
+class AttentionWiring(_AttentionWiring, metaclass=_AttentionWiringEnumTypeWrapper):
+    """What the delta of an attention layer's output is computed from."""
+
+ATTENTION_WIRING_UNSPECIFIED: AttentionWiring.ValueType  # 0
+"""Not given: ordinary."""
+ATTENTION_WIRING_ORDINARY: AttentionWiring.ValueType  # 1
+"""The output projection's own input."""
+ATTENTION_WIRING_BLOCK_INPUT: AttentionWiring.ValueType  # 2
+"""The block's normalised input, as in the torch implementation's variant files."""
+Global___AttentionWiring: _TypeAlias = AttentionWiring  # noqa: Y015
+
 @_typing.final
 class LoraSettings(_message.Message):
     """An adapter's shape."""
@@ -90,12 +114,15 @@ class LoraSettings(_message.Message):
     ALPHA_FIELD_NUMBER: _builtins.int
     TARGETS_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
+    WIRING_FIELD_NUMBER: _builtins.int
     rank: _builtins.int
     """Rank, 1..256. Unset: 8."""
     alpha: _builtins.float
     """The delta is scaled by alpha / rank; more than 0 and at most 4096. Unset: twice the rank."""
     seed: _builtins.int
     """Seed of the down-projections' start values. Unset is seed 0."""
+    wiring: Global___AttentionWiring.ValueType
+    """What the delta of the attention output is computed from. Unspecified: ordinary."""
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[Global___LoraTarget.ValueType]:
         """Layers to adapt, each once. Empty: text attention and text MLP."""
@@ -107,10 +134,11 @@ class LoraSettings(_message.Message):
         alpha: _builtins.float | None = ...,
         targets: _abc.Iterable[Global___LoraTarget.ValueType] | None = ...,
         seed: _builtins.int = ...,
+        wiring: Global___AttentionWiring.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_rank", b"_rank", "alpha", b"alpha", "rank", b"rank"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_rank", b"_rank", "alpha", b"alpha", "rank", b"rank", "seed", b"seed", "targets", b"targets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_alpha", b"_alpha", "_rank", b"_rank", "alpha", b"alpha", "rank", b"rank", "seed", b"seed", "targets", b"targets", "wiring", b"wiring"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__alpha: _TypeAlias = _typing.Literal["alpha"]  # noqa: Y015
     _WhichOneofArgType__alpha: _TypeAlias = _typing.Literal["_alpha", b"_alpha"]  # noqa: Y015
