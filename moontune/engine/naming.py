@@ -12,17 +12,17 @@ _ADAPTER = re.compile(rf"{FINETUNE_ID.pattern}/\d{{1,9}}")
 def read_model(text: str, base: str, aliases: Sequence[str], field: str) -> ModelRef:
     """What a model string names in a process that serves `base`.
 
-    `<base>` must be the base or one of `aliases`. In front of a finetune the base is only an alias and may be any; the
-    finetune's own base is checked when its adapter is resolved. `<finetune_id>/<step>` is read too.
+    `<base>` must be the base or one of `aliases`, alone or in front of a finetune: a string that names another base is
+    a mistake, not a request for this one. `<finetune_id>/<step>` is read too.
 
     Raises:
         InvalidField: the string is of none of these forms.
-        ModelNotFound: it names another base alone.
+        ModelNotFound: it names another base.
     """
     if _ADAPTER.fullmatch(text):
         return ModelRef.parse_adapter(text, field)
     ref = ModelRef.parse(text, field)
-    if ref.finetune_id is None and ref.base != base and ref.base not in aliases:
+    if ref.base != base and ref.base not in aliases:
         raise ModelNotFound(
             f"{field} is {text!r}; this process serves {base!r}: name it, or <base>/<finetune_id>@<step>",
             metadata={"model": text, "base": base},

@@ -16,8 +16,8 @@ _ADAPTER = re.compile(r"(?P<finetune>[^/@]+)/(?P<step>\d{1,9})")
 class ModelRef:
     """What a model string names: a base alone, or a finetune's step on it.
 
-    The base part of a finetune's string is only an alias: Moondream's client writes `moondream3-preview` whatever
-    base the finetune has. `base` is None when the string was an `adapter` field.
+    The base part of a finetune's string is the base's own name or an alias of it: Moondream's client writes
+    `moondream3-preview` whatever base the finetune has. `base` is None when the string was an `adapter` field.
     """
 
     base: str | None

@@ -101,21 +101,21 @@ async def test_saved_steps_are_served_at_once_and_say_what_they_are(stack: Model
 
 
 def rollouts_of(saved: Finetune) -> RolloutOrder:
-    return RolloutOrder(f"x/{saved.id}@3", replace(detect(), settings=GREEDY), 1, 3)
+    return RolloutOrder(f"tiny-fake/{saved.id}@3", replace(detect(), settings=GREEDY), 1, 3)
 
 
 async def test_an_unsaved_step_is_not_served(stack: ModelStack, saved: Finetune) -> None:
     with pytest.raises(CheckpointNotFound, match=r"no saved checkpoint at step 1; saved: 2, 3\. Only saved steps"):
-        await stack.inference.answer(ask(f"b/{saved.id}@1"))
+        await stack.inference.answer(ask(f"tiny-fake/{saved.id}@1"))
     with pytest.raises(CheckpointNotFound, match=MISSING):
-        await stack.inference.answer(ask(f"b/{MISSING}@1"))
+        await stack.inference.answer(ask(f"tiny-fake/{MISSING}@1"))
 
 
 async def test_an_unsaved_step_among_many_names_the_newest_whatever_is_damaged(
     stack: ModelStack, saved: Finetune
 ) -> None:
     with edited(stack, saved) as model:
-        folder = stack.folder / "data" / "checkpoints" / model[2:-2]
+        folder = stack.folder / "data" / "checkpoints" / model.partition("/")[2][:-2]
         manifest = json.loads((folder / "00000003" / "manifest.json").read_text())
         for step in range(4, 14):
             (folder / f"{step:08d}").mkdir()
@@ -132,7 +132,7 @@ async def test_an_unsaved_step_among_many_names_the_newest_whatever_is_damaged(
 
 @pytest.mark.slow
 async def test_a_fresh_process_serves_from_the_store_alone(stack: ModelStack, saved: Finetune) -> None:
-    wanted = await stack.inference.answer(ask(f"b/{saved.id}@3"))
+    wanted = await stack.inference.answer(ask(f"tiny-fake/{saved.id}@3"))
     settings = InferenceSettings(
         port=0,
         base=str(stack.folder / "base"),
@@ -148,7 +148,7 @@ async def test_a_fresh_process_serves_from_the_store_alone(stack: ModelStack, sa
         opened([ServiceApp("inference", settings, start)], settings.worker()) as [chassis],
         InferenceClient(f"127.0.0.1:{chassis.port}") as client,
     ):
-        got = await client.answer(ask(f"b/{saved.id}@3"))
+        got = await client.answer(ask(f"tiny-fake/{saved.id}@3"))
         assert got == replace(wanted, usage=got.usage)
 
 
@@ -161,7 +161,7 @@ def edited(stack: ModelStack, saved: Finetune, **changes: object) -> Generator[s
     shutil.copytree(source, target)
     manifest = json.loads((target / "manifest.json").read_text())
     (target / "manifest.json").write_text(json.dumps(manifest | {"finetune_id": finetune_id} | changes))
-    yield f"b/{finetune_id}@3"
+    yield f"tiny-fake/{finetune_id}@3"
     shutil.rmtree(target.parent)
 
 
@@ -197,7 +197,7 @@ async def test_models_are_paged(stack: ModelStack, saved: Finetune) -> None:
 
 
 async def test_adapters_come_and_go(stack: ModelStack, saved: Finetune) -> None:
-    model = f"b/{saved.id}@2"
+    model = f"tiny-fake/{saved.id}@2"
     await stack.inference.unload_adapter(model)
     assert (await stack.inference.adapter_status(model)).state is AdapterState.ABSENT
     loaded = await stack.inference.load_adapter(model, pinned=True)
@@ -216,6 +216,11 @@ async def test_adapters_come_and_go(stack: ModelStack, saved: Finetune) -> None:
 
 BAD = {
     "another base": (ask("moondream9"), ModelNotFound, "'moondream9'; this process serves 'tiny-fake'"),
+    "a finetune on another base": (
+        ask(f"moondream9/{MISSING}@1"),
+        ModelNotFound,
+        f"'moondream9/{MISSING}@1'; this process serves 'tiny-fake'",
+    ),
     "not an id": (ask("b/nonsense@1"), InvalidField, "input.model is 'b/nonsense@1'"),
     "not an image": (
         ask("tiny-fake", replace(detect(), image=Image.of(b"nothing"))),
@@ -267,4 +272,4 @@ async def test_a_dead_trainer_stops_nothing(stack: ModelStack, saved: Finetune) 
         async with TrainerClient(f"127.0.0.1:{stack.chassis['trainer'].port}", retry=RetryPolicy(attempts=1)) as dead:
             await dead.get_finetune(saved.id)
     for step in (1, 2, 3):
-        assert (await stack.inference.answer(ask(f"b/{saved.id}@{step}"))).policy.step == step
+        assert (await stack.inference.answer(ask(f"tiny-fake/{saved.id}@{step}"))).policy.step == step

@@ -95,7 +95,7 @@ async def test_a_group_for_every_skill(stack: ModelStack, request_: SkillRequest
 
 async def test_a_policy_is_fetched_from_the_trainer(stack: ModelStack) -> None:
     made = await stack.finetune("fetched", steps=2)
-    groups = [await stack.rollout.generate(order(f"any-alias/{made.id}@{step}")) for step in (0, 1, 2)]
+    groups = [await stack.rollout.generate(order(f"moondream3-preview/{made.id}@{step}")) for step in (0, 1, 2)]
     base = await stack.rollout.generate(order())
     assert_same(groups[0], base)  # step 0 equals the base
     assert len({str(choices(group)) for group in groups}) == 3
@@ -113,7 +113,7 @@ async def test_a_name_that_a_restore_gives_anew_means_the_new_weights(stack: Mod
     checkpoint = await stack.trainer.save_checkpoint(made.id)
 
     async def digest_of(step: int) -> str:
-        group = await stack.rollout.generate(order(f"b/{made.id}@{step}", count=1))
+        group = await stack.rollout.generate(order(f"tiny-fake/{made.id}@{step}", count=1))
         return group.rollouts[0].policy.adapter_digest
 
     old = await stack.finetune_on(made, 2)
@@ -153,7 +153,7 @@ async def test_many_orders_at_once_do_not_change_answers(stack: ModelStack) -> N
 
 async def test_a_stream_answers_every_order_and_names_the_bad_one(stack: ModelStack) -> None:
     orders = {str(seed): order(request=detect(seed), count=2) for seed in range(20)}
-    orders["bad"] = order(model=f"x/{MISSING}@3")
+    orders["bad"] = order(model=f"tiny-fake/{MISSING}@3")
     answers = {tag: answer async for tag, answer in stack.rollout.stream(orders.items())}
     assert answers.keys() == orders.keys()
     assert isinstance(answers.pop("bad"), FinetuneNotFound)
@@ -216,7 +216,7 @@ BAD = {
     "no model": (order(model=""), InvalidField, r"order\.model"),
     "another base": (order(model="moondream9"), ModelNotFound, "'moondream9'; this process serves 'tiny-fake'"),
     "not an id": (order(model="base/nonsense@1"), InvalidField, r"order\.model is 'base/nonsense@1'"),
-    "unknown finetune": (order(model=f"base/{MISSING}@1"), FinetuneNotFound, MISSING),
+    "unknown finetune": (order(model=f"tiny-fake/{MISSING}@1"), FinetuneNotFound, MISSING),
     "question too long": (
         order(request=SkillRequest(Skill.QUERY, picture(), question="word " * 100)),
         InvalidField,
@@ -248,7 +248,7 @@ async def test_bad_input_says_what_was_given_and_what_is_allowed(stack: ModelSta
 async def test_a_step_that_never_was(stack: ModelStack) -> None:
     made = await stack.finetune("short")
     with pytest.raises(StepNotFound):
-        await stack.rollout.generate(order(f"base/{made.id}@9"))
+        await stack.rollout.generate(order(f"tiny-fake/{made.id}@9"))
 
 
 async def test_a_deadline_ends_a_generation_and_the_next_one_runs(stack: ModelStack) -> None:
@@ -275,7 +275,7 @@ async def test_what_was_generated_is_counted(stack: ModelStack) -> None:
 
 async def test_errors_are_ours(stack: ModelStack) -> None:
     with pytest.raises(MoontuneError) as caught:
-        await stack.rollout.generate(order(model=f"base/{MISSING}@1"))
+        await stack.rollout.generate(order(model=f"tiny-fake/{MISSING}@1"))
     assert caught.value.reason == "FINETUNE_NOT_FOUND"
 
 
