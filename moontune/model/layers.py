@@ -22,6 +22,23 @@ class Mlp(nn.Module):
         return self.fc2(functional.gelu(self.fc1(x), approximate="tanh"))
 
 
+class Shortcut(nn.Module):
+    """A way past a block's attention that only an adapter can use: bare, it adds nothing and holds no weights.
+
+    "Variant" adapters of Moondream's torch implementation compute the delta of the attention output from the block's
+    input. That is a linear layer beside the attention, not a change of its output projection.
+    """
+
+    def __init__(self, dim: int) -> None:
+        """Maps [..., dim] to [..., dim]."""
+        super().__init__()
+        self.in_features = self.out_features = dim
+
+    def forward(self, h_BTD: Tensor) -> Tensor | None:
+        """None: nothing to add. An adapter's layer in its place gives what to add to the block's output."""
+        del h_BTD
+
+
 class FusedAttention(nn.Module):
     """The two projections of multi-head attention: one for query, key and value (in that order), one for the output.
 

@@ -5,7 +5,7 @@ from torch.nn import functional
 
 from moontune.model.config import TextConfig
 from moontune.model.kv_cache import KvCache
-from moontune.model.layers import FusedAttention, Mlp, layer_norm, normal_parameter
+from moontune.model.layers import FusedAttention, Mlp, Shortcut, layer_norm, normal_parameter
 from moontune.model.rope import rotary_angles, rotate
 
 
@@ -18,6 +18,7 @@ class TextBlock(nn.Module):
         self.ln = layer_norm(config.dim)
         self.attn = FusedAttention(config.dim, config.heads, config.kv_heads)
         self.mlp = Mlp(config.dim, config.ff_dim, config.dim)
+        self.shortcut = Shortcut(config.dim)
 
     def forward(
         self, x_BTD: Tensor, angles: tuple[Tensor, Tensor], mask_BTS: Tensor | None, cache: KvCache | None, layer: int
@@ -28,7 +29,9 @@ class TextBlock(nn.Module):
         q, k = rotate(q, *angles), rotate(k, *angles)
         if cache is not None:
             k, v = cache.append(layer, k, v)
-        return x_BTD + self.attn.attend(q, k, v, mask_BTS) + self.mlp(h_BTD)
+        out_BTD = x_BTD + self.attn.attend(q, k, v, mask_BTS) + self.mlp(h_BTD)
+        beside_BTD = self.shortcut(h_BTD)
+        return out_BTD if beside_BTD is None else out_BTD + beside_BTD
 
 
 class Text(nn.Module):
