@@ -9,7 +9,7 @@ from moontune.errors import InvalidField
 from moontune.values.ground_truth import GroundTruth
 from moontune.values.output import QueryOutput
 from moontune.values.request import SkillRequest
-from moontune.values.rollout import Rollout
+from moontune.values.rollout import Head, Rollout
 
 MAX_GROUPS = 256
 
@@ -39,6 +39,49 @@ class SamplerCorrection(StrEnum):
     SEQUENCE_MASK = "sequence_mask"
 
 
+class Aggregation(StrEnum):
+    """How decisions are averaged within a skill.
+
+    TOKEN_MEAN: over all decisions of the batch (DAPO). SEQUENCE_MEAN: over a rollout's decisions, then over the
+    group's rollouts, then over groups (GRPO, GSPO). CONSTANT: sum over decisions over a constant length (Dr.GRPO).
+    SEQUENCE_SUM: sum over a rollout's decisions, mean over rollouts and groups (RLOO: the rollout is one action).
+    """
+
+    TOKEN_MEAN = "token_mean"
+    SEQUENCE_MEAN = "sequence_mean"
+    CONSTANT = "constant"
+    SEQUENCE_SUM = "sequence_sum"
+
+
+class KlEstimator(StrEnum):
+    """How the KL to the base is estimated over text tokens; both have the reverse KL's gradient.
+
+    k2: u^2 / 2. k3: (e^u - 1 - u) times the ratio. Over the bin and go heads the sum is exact and nothing estimated.
+    """
+
+    K2 = "k2"
+    K3 = "k3"
+
+
+class ObjectOrder(StrEnum):
+    """In which order a supervised target's objects are taught.
+
+    canonical: by x, then y, of the centre, the order of the base's own training. random: drawn anew at each step, which
+    teaches that no order is better, at the price of noisier labels.
+    """
+
+    CANONICAL = "canonical"
+    RANDOM = "random"
+
+
+@dataclass(frozen=True, slots=True)
+class HeadWeight:
+    """A weight for the decisions of one head."""
+
+    head: Head
+    weight: float
+
+
 @dataclass(frozen=True, slots=True)
 class TrainSettings:
     """Optimiser and loss parameters; they travel with each step.
@@ -51,6 +94,17 @@ class TrainSettings:
     max_staleness_steps: groups from an older policy are dropped and counted.
     sft_weight: factor of the supervised groups' loss beside the RL one.
     passes: optimiser passes over the batch (more than 1 makes the clip act).
+    dual_clip: PPO's bound c > 1 on what a decision of negative advantage can cost; None is off; other losses ignore it.
+    aggregation: how decisions are averaged; None is the loss's own.
+    kl_estimator: of the KL over text tokens.
+    entropy_heads: weights of single heads' entropy bonus, in entropy_weight's stead.
+    mask_truncated: rollouts that a limit cut teach nothing; their rewards stay in the baseline (DAPO).
+    overlong_positions: width of the zone below the request's max_tokens in which a rollout's reward falls linearly, by
+        overlong_penalty at its end (DAPO's soft punishment); 0 is off.
+    object_order: of supervised targets.
+    ground_truth_reward: a group whose rewards are all equal and below this, and that carries its right answer, gets
+        that answer as one more rollout with this reward; None is off.
+    epsilon: AdamW's, added to the root of the second moment.
     """
 
     loss: LossKind = LossKind.DAPO
@@ -69,28 +123,64 @@ class TrainSettings:
     max_staleness_steps: int = 8
     sft_weight: float = 1.0
     passes: int = 1
+    dual_clip: float | None = None
+    aggregation: Aggregation | None = None
+    kl_estimator: KlEstimator = KlEstimator.K3
+    entropy_heads: tuple[HeadWeight, ...] = ()
+    mask_truncated: bool = False
+    overlong_positions: int = 0
+    overlong_penalty: float = 1.0
+    object_order: ObjectOrder = ObjectOrder.CANONICAL
+    ground_truth_reward: float | None = None
+    epsilon: float = 1e-8
+
+    def entropy_weight_of(self, head: Head) -> float:
+        """Weight of the entropy bonus over the decisions of a head."""
+        return next((each.weight for each in self.entropy_heads if each.head is head), self.entropy_weight)
 
     def validate(self, field: str = "settings") -> None:
         """Raise InvalidField for the first value out of range."""
-        ranges = {
-            "learning_rate": (0.0, 1.0),
-            "clip_low": (0.0, 1.0),
-            "clip_high": (0.0, 10.0),
-            "kl_weight": (0.0, 100.0),
-            "entropy_weight": (0.0, 100.0),
-            "max_grad_norm": (1e-6, 1e6),
-            "weight_decay": (0.0, 1.0),
-            "beta1": (0.0, 0.9999),
-            "beta2": (0.0, 0.99999),
-            "mask_band": (1.0, 1e4),
-            "max_staleness_steps": (0, 10_000),
-            "sft_weight": (0.0, 100.0),
-            "passes": (1, 16),
-        }
-        for name, (low, high) in ranges.items():
-            value = float(getattr(self, name))
-            if not (math.isfinite(value) and low <= value <= high):
-                raise InvalidField.of(f"{field}.{name}", value, f"{low} to {high}")
+        for name, (low, high) in _RANGES.items():
+            given = getattr(self, name)
+            if given is not None:
+                _check_range(f"{field}.{name}", float(given), low, high)
+        heads = [each.head for each in self.entropy_heads]
+        if len(set(heads)) != len(heads):
+            raise InvalidField.of(f"{field}.entropy_heads", [str(head) for head in heads], "each head once")
+        for index, each in enumerate(self.entropy_heads):
+            _check_range(f"{field}.entropy_heads[{index}].weight", each.weight, *_RANGES["entropy_weight"])
+
+
+_RANGES = {
+    "learning_rate": (0.0, 1.0),
+    "clip_low": (0.0, 1.0),
+    "clip_high": (0.0, 10.0),
+    "kl_weight": (0.0, 100.0),
+    "entropy_weight": (0.0, 100.0),
+    "max_grad_norm": (1e-6, 1e6),
+    "weight_decay": (0.0, 1.0),
+    "beta1": (0.0, 0.9999),
+    "beta2": (0.0, 0.99999),
+    "mask_band": (1.0, 1e4),
+    "max_staleness_steps": (0, 10_000),
+    "sft_weight": (0.0, 100.0),
+    "passes": (1, 16),
+    "dual_clip": (1.0, 1e4),
+    "overlong_positions": (0, 2048),
+    "overlong_penalty": (0.0, 1e6),
+    "ground_truth_reward": (-1e9, 1e9),
+    "epsilon": (1e-15, 1.0),
+}
+"""Least and most of every number of TrainSettings."""
+
+
+def _check_range(field: str, value: float, low: float, high: float) -> None:
+    if not (math.isfinite(value) and low <= value <= high):
+        raise InvalidField.of(field, value, f"{low} to {high}")
+
+
+Target = QueryOutput | GroundTruth
+"""A right answer: the output of a query, boxes or points of detect and point."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,12 +189,14 @@ class RlGroup:
 
     verified: the rollouts' recorded log-probabilities come from us (over HTTP: the record's HMAC held); when false
     they are recomputed at the current policy.
+    target: the right answer, as in an SftGroup; for `ground_truth_reward` and for counts, None where it is not known.
     """
 
     request: SkillRequest
     rollouts: tuple[Rollout, ...]
     rewards: tuple[float | None, ...]
     verified: bool = True
+    target: Target | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +204,7 @@ class SftGroup:
     """One request and the right answer: `target` for query, `ground_truth` boxes or points for detect and point."""
 
     request: SkillRequest
-    target: QueryOutput | GroundTruth
+    target: Target
 
 
 Group = RlGroup | SftGroup

@@ -1,8 +1,19 @@
 """Optimiser and loss parameters of a step; fields left out take the defaults of the value."""
 
+from dataclasses import replace
+
 from moontune.api.trainer.v1 import training_pb2
-from moontune.values.training import LossKind, SamplerCorrection, TrainSettings
-from moontune.wire.checks import EnumMap, encodes
+from moontune.values.training import (
+    Aggregation,
+    HeadWeight,
+    KlEstimator,
+    LossKind,
+    ObjectOrder,
+    SamplerCorrection,
+    TrainSettings,
+)
+from moontune.wire.checks import EnumMap, each, encodes
+from moontune.wire.rollout import HEADS
 
 LOSS_KINDS = EnumMap(
     {
@@ -23,28 +34,44 @@ CORRECTIONS = EnumMap(
         SamplerCorrection.SEQUENCE_MASK: training_pb2.SAMPLER_CORRECTION_SEQUENCE_MASK,
     }
 )
+AGGREGATIONS = EnumMap(
+    {
+        Aggregation.TOKEN_MEAN: training_pb2.AGGREGATION_TOKEN_MEAN,
+        Aggregation.SEQUENCE_MEAN: training_pb2.AGGREGATION_SEQUENCE_MEAN,
+        Aggregation.CONSTANT: training_pb2.AGGREGATION_CONSTANT,
+        Aggregation.SEQUENCE_SUM: training_pb2.AGGREGATION_SEQUENCE_SUM,
+    }
+)
+KL_ESTIMATORS = EnumMap({KlEstimator.K2: training_pb2.KL_ESTIMATOR_K2, KlEstimator.K3: training_pb2.KL_ESTIMATOR_K3})
+OBJECT_ORDERS = EnumMap(
+    {
+        ObjectOrder.CANONICAL: training_pb2.OBJECT_ORDER_CANONICAL,
+        ObjectOrder.RANDOM: training_pb2.OBJECT_ORDER_RANDOM,
+    }
+)
+_NUMBERS = (
+    "learning_rate", "clip_low", "clip_high", "kl_weight", "entropy_weight", "normalise_std", "max_grad_norm",
+    "weight_decay", "beta1", "beta2", "mask_band", "max_staleness_steps", "sft_weight", "passes", "dual_clip",
+    "mask_truncated", "overlong_positions", "overlong_penalty", "ground_truth_reward", "epsilon",
+)  # fmt: skip
+"""Fields that are the same number in the message, where they are optional, and in the value."""
 
 
 @encodes("settings")
 def train_settings_to_proto(settings: TrainSettings) -> training_pb2.TrainSettings:
-    """The message, with every field set."""
+    """The message, with every field set that is not off."""
     return training_pb2.TrainSettings(
         loss=LOSS_KINDS.encode(settings.loss),
-        learning_rate=settings.learning_rate,
-        clip_low=settings.clip_low,
-        clip_high=settings.clip_high,
-        kl_weight=settings.kl_weight,
-        entropy_weight=settings.entropy_weight,
-        normalise_std=settings.normalise_std,
-        max_grad_norm=settings.max_grad_norm,
-        weight_decay=settings.weight_decay,
-        beta1=settings.beta1,
-        beta2=settings.beta2,
         correction=CORRECTIONS.encode(settings.correction),
-        mask_band=settings.mask_band,
-        max_staleness_steps=settings.max_staleness_steps,
-        sft_weight=settings.sft_weight,
-        passes=settings.passes,
+        aggregation=AGGREGATIONS.encode(settings.aggregation)
+        if settings.aggregation
+        else training_pb2.AGGREGATION_UNSPECIFIED,
+        kl_estimator=KL_ESTIMATORS.encode(settings.kl_estimator),
+        object_order=OBJECT_ORDERS.encode(settings.object_order),
+        entropy_heads=[
+            training_pb2.HeadWeight(head=HEADS.encode(item.head), weight=item.weight) for item in settings.entropy_heads
+        ],
+        **{name: getattr(settings, name) for name in _NUMBERS},
     )
 
 
@@ -53,24 +80,23 @@ def train_settings_from_proto(
 ) -> TrainSettings:
     """The value; an unset message is the defaults."""
     base = defaults or TrainSettings()
-    has = message.HasField
-    settings = TrainSettings(
+    given = {name: getattr(message, name) for name in _NUMBERS if message.HasField(name)}
+    aggregation = base.aggregation
+    if message.aggregation:
+        aggregation = AGGREGATIONS.decode(message.aggregation, f"{field}.aggregation")
+    settings = replace(
+        base,
         loss=LOSS_KINDS.decode_or(message.loss, f"{field}.loss", base.loss),
-        learning_rate=message.learning_rate if has("learning_rate") else base.learning_rate,
-        clip_low=message.clip_low if has("clip_low") else base.clip_low,
-        clip_high=message.clip_high if has("clip_high") else base.clip_high,
-        kl_weight=message.kl_weight if has("kl_weight") else base.kl_weight,
-        entropy_weight=message.entropy_weight if has("entropy_weight") else base.entropy_weight,
-        normalise_std=message.normalise_std if has("normalise_std") else base.normalise_std,
-        max_grad_norm=message.max_grad_norm if has("max_grad_norm") else base.max_grad_norm,
-        weight_decay=message.weight_decay if has("weight_decay") else base.weight_decay,
-        beta1=message.beta1 if has("beta1") else base.beta1,
-        beta2=message.beta2 if has("beta2") else base.beta2,
         correction=CORRECTIONS.decode_or(message.correction, f"{field}.correction", base.correction),
-        mask_band=message.mask_band if has("mask_band") else base.mask_band,
-        max_staleness_steps=message.max_staleness_steps if has("max_staleness_steps") else base.max_staleness_steps,
-        sft_weight=message.sft_weight if has("sft_weight") else base.sft_weight,
-        passes=message.passes if has("passes") else base.passes,
+        aggregation=aggregation,
+        kl_estimator=KL_ESTIMATORS.decode_or(message.kl_estimator, f"{field}.kl_estimator", base.kl_estimator),
+        object_order=OBJECT_ORDERS.decode_or(message.object_order, f"{field}.object_order", base.object_order),
+        entropy_heads=each(f"{field}.entropy_heads", message.entropy_heads, _head_weight) or base.entropy_heads,
+        **given,
     )
     settings.validate(field)
     return settings
+
+
+def _head_weight(message: training_pb2.HeadWeight, field: str) -> HeadWeight:
+    return HeadWeight(HEADS.decode(message.head, f"{field}.head"), message.weight)

@@ -6,11 +6,10 @@ from dataclasses import replace
 from moontune.api.trainer.v1 import trainer_service_pb2, training_pb2
 from moontune.errors import InvalidField
 from moontune.values.finetune import MAX_CLIENT_STATE_BYTES
-from moontune.values.ground_truth import GroundTruth
 from moontune.values.output import QueryOutput
 from moontune.values.request import SkillRequest
 from moontune.values.skill import TRAINABLE_SKILLS, Skill
-from moontune.values.training import MAX_GROUPS, Group, RlGroup, SftGroup, TrainStep, TrainStepResult
+from moontune.values.training import MAX_GROUPS, Group, RlGroup, SftGroup, Target, TrainStep, TrainStepResult
 from moontune.wire.checks import at_least, encodes, finite_map, request_id, required, text
 from moontune.wire.ground_truth import ground_truth_from_proto, ground_truth_to_proto
 from moontune.wire.output import query_output_from_proto, query_output_to_proto
@@ -28,13 +27,18 @@ def group_to_proto(group: Group) -> training_pb2.TrainGroup:
             rollouts=scored_rollouts_to_proto(group.rollouts, group.rewards),
             unverified=not group.verified,
         )
+        _put_target(rl, group.target)
         return training_pb2.TrainGroup(rl=rl)
     sft = training_pb2.SftGroup(request=request_to_proto(group.request))
-    if isinstance(group.target, QueryOutput):
-        sft.answer.CopyFrom(query_output_to_proto(group.target))
-    else:
-        sft.ground_truth.CopyFrom(ground_truth_to_proto(group.target))
+    _put_target(sft, group.target)
     return training_pb2.TrainGroup(sft=sft)
+
+
+def _put_target(message: training_pb2.RlGroup | training_pb2.SftGroup, target: Target | None) -> None:
+    if isinstance(target, QueryOutput):
+        message.answer.CopyFrom(query_output_to_proto(target))
+    elif target is not None:
+        message.ground_truth.CopyFrom(ground_truth_to_proto(target))
 
 
 def group_from_proto(message: training_pb2.TrainGroup, field: str = "group") -> Group:
@@ -54,28 +58,28 @@ def _rl_from_proto(message: training_pb2.RlGroup, field: str) -> RlGroup:
     request = _trainable(request_from_proto(message.request, f"{field}.request"), field)
     rollouts, rewards = scored_rollouts_from_proto(message.rollouts, f"{field}.rollouts")
     same_skill(request.skill, rollouts, field)
-    return RlGroup(request, rollouts, rewards, verified=not message.unverified)
+    target = None if message.WhichOneof("target") is None else _target_from_proto(message, request.skill, field)
+    return RlGroup(request, rollouts, rewards, not message.unverified, target)
 
 
 def _sft_from_proto(message: training_pb2.SftGroup, field: str) -> SftGroup:
     required(message.HasField("request"), f"{field}.request", "the request")
     request = _trainable(request_from_proto(message.request, f"{field}.request"), field)
-    target = _target_from_proto(message, field)
-    if isinstance(target, GroundTruth):
-        if request.skill is Skill.QUERY:
-            raise InvalidField.of(f"{field}.target", "ground_truth", "answer for query")
-        target.validate(request.skill, f"{field}.ground_truth")
-    elif request.skill is not Skill.QUERY:
-        raise InvalidField.of(f"{field}.target", "answer", f"ground_truth for {request.skill}")
-    return SftGroup(request, target)
+    return SftGroup(request, _target_from_proto(message, request.skill, field))
 
 
-def _target_from_proto(message: training_pb2.SftGroup, field: str) -> QueryOutput | GroundTruth:
+def _target_from_proto(message: training_pb2.RlGroup | training_pb2.SftGroup, skill: Skill, field: str) -> Target:
     match message.WhichOneof("target"):
         case "answer":
+            if skill is not Skill.QUERY:
+                raise InvalidField.of(f"{field}.target", "answer", f"ground_truth for {skill}")
             return query_output_from_proto(message.answer, f"{field}.answer")
         case "ground_truth":
-            return ground_truth_from_proto(message.ground_truth, f"{field}.ground_truth")
+            if skill is Skill.QUERY:
+                raise InvalidField.of(f"{field}.target", "ground_truth", "answer for query")
+            truth = ground_truth_from_proto(message.ground_truth, f"{field}.ground_truth")
+            truth.validate(skill, f"{field}.ground_truth")
+            return truth
         case None:
             raise InvalidField.of(f"{field}.target", None, "answer or ground_truth")
 

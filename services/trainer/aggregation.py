@@ -10,23 +10,9 @@ that one detection of 20 objects (101 decisions) does not drown an answer of 5 t
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from moontune.values.skill import Skill
-
-
-class Aggregation(StrEnum):
-    """How decisions are averaged within a skill.
-
-    TOKEN_MEAN: over all decisions of the batch (DAPO). SEQUENCE_MEAN: over a rollout's decisions, then over the
-    group's rollouts, then over groups (GRPO, GSPO). CONSTANT: sum over decisions over a constant length (Dr.GRPO).
-    SEQUENCE_SUM: sum over a rollout's decisions, mean over rollouts and groups (RLOO: the rollout is one action).
-    """
-
-    TOKEN_MEAN = "token_mean"
-    SEQUENCE_MEAN = "sequence_mean"
-    CONSTANT = "constant"
-    SEQUENCE_SUM = "sequence_sum"
+from moontune.values.training import Aggregation
 
 
 @dataclass(frozen=True, slots=True)

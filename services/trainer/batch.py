@@ -17,9 +17,9 @@ from moontune.model.prompt import build_prompt
 from moontune.model.tokenizer import Tokenizer
 from moontune.values.rollout import Decision, FinishReason
 from moontune.values.skill import Skill
-from moontune.values.training import Group, RlGroup, SftGroup, TrainSettings
+from moontune.values.training import Aggregation, Group, RlGroup, SftGroup, TrainSettings
 from services.trainer.advantages import group_advantages, has_signal
-from services.trainer.aggregation import Aggregation, GroupShape, decision_weights
+from services.trainer.aggregation import GroupShape, decision_weights
 from services.trainer.sft import target_decisions
 from services.trainer.spool import Spool
 

@@ -1,7 +1,6 @@
 """Policy-gradient losses by name: one pure function per file, one signature (`terms.Loss`)."""
 
-from moontune.values.training import LossKind
-from services.trainer.aggregation import Aggregation
+from moontune.values.training import Aggregation, LossKind
 from services.trainer.losses import cispo, dapo, dr_grpo, grpo, gspo, ppo, reinforce, rloo
 from services.trainer.losses.terms import Loss, LossParameters, LossTerms, PolicyTerms
 

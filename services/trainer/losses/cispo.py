@@ -4,7 +4,7 @@ The importance weight is capped, not the gradient: rare decisions keep learning 
 paper caps above only; clip_low has no effect.
 """
 
-from services.trainer.aggregation import Aggregation
+from moontune.values.training import Aggregation
 from services.trainer.losses.terms import LossParameters, LossTerms, PolicyTerms
 
 AGGREGATION = Aggregation.TOKEN_MEAN

@@ -4,7 +4,7 @@ The mean is over the decisions of the whole batch, and eh > el lets rare decisio
 signal are left out before they reach any loss here.
 """
 
-from services.trainer.aggregation import Aggregation
+from moontune.values.training import Aggregation
 from services.trainer.losses.terms import LossParameters, LossTerms, PolicyTerms, clipped_surrogate
 
 AGGREGATION = Aggregation.TOKEN_MEAN

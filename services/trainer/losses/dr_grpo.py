@@ -3,7 +3,7 @@
 L is a constant (the request's limit on decisions), not the rollout's length: long wrong answers are not favoured.
 """
 
-from services.trainer.aggregation import Aggregation
+from moontune.values.training import Aggregation
 from services.trainer.losses.terms import LossParameters, LossTerms, PolicyTerms, clipped_surrogate
 
 AGGREGATION = Aggregation.CONSTANT

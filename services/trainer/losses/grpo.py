@@ -3,7 +3,7 @@
 The paper's KL term (beta k3) is added by the step where `kl_weight` asks for it, in a gradient-correct form.
 """
 
-from services.trainer.aggregation import Aggregation
+from moontune.values.training import Aggregation
 from services.trainer.losses.terms import LossParameters, LossTerms, PolicyTerms, clipped_surrogate
 
 AGGREGATION = Aggregation.SEQUENCE_MEAN

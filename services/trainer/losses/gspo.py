@@ -4,7 +4,7 @@ One ratio per rollout, the geometric mean over its decisions. The paper's clip i
 mean log-ratio varies far less than a single one: give clip_low and clip_high accordingly.
 """
 
-from services.trainer.aggregation import Aggregation
+from moontune.values.training import Aggregation
 from services.trainer.losses.terms import LossParameters, LossTerms, PolicyTerms, clipped_surrogate
 
 AGGREGATION = Aggregation.SEQUENCE_MEAN

@@ -6,7 +6,7 @@ what a very unlikely decision can cost (Ye et al. 2019, arXiv 1912.09729).
 
 import torch
 
-from services.trainer.aggregation import Aggregation
+from moontune.values.training import Aggregation
 from services.trainer.losses.terms import LossParameters, LossTerms, PolicyTerms, clipped_surrogate
 
 AGGREGATION = Aggregation.TOKEN_MEAN

@@ -5,7 +5,7 @@ No importance weight and no clip: right on policy only, and with a stale batch i
 
 import torch
 
-from services.trainer.aggregation import Aggregation
+from moontune.values.training import Aggregation
 from services.trainer.losses.terms import LossParameters, LossTerms, PolicyTerms
 
 AGGREGATION = Aggregation.TOKEN_MEAN

@@ -6,7 +6,7 @@ The rollout is one action: its log-probability is the sum over its decisions. Th
 
 import torch
 
-from services.trainer.aggregation import Aggregation
+from moontune.values.training import Aggregation
 from services.trainer.losses.terms import LossParameters, LossTerms, PolicyTerms
 
 AGGREGATION = Aggregation.SEQUENCE_SUM

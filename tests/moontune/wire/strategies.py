@@ -63,7 +63,11 @@ from moontune.values.sampling import SamplingSettings
 from moontune.values.sandbox import SandboxLayer, SandboxProfile, SandboxStatus
 from moontune.values.skill import TRAINABLE_SKILLS, Skill
 from moontune.values.training import (
+    Aggregation,
+    HeadWeight,
+    KlEstimator,
     LossKind,
+    ObjectOrder,
     RlGroup,
     SamplerCorrection,
     SftGroup,
@@ -204,14 +208,18 @@ def rollout_groups(draw):
 @st.composite
 def rl_groups(draw):
     request = draw(trainable_requests)
-    return RlGroup(request, *scored(draw, request, 1), verified=draw(st.booleans()))
+    target = draw(targets(request.skill)) if draw(st.integers(0, 3)) else None
+    return RlGroup(request, *scored(draw, request, 1), draw(st.booleans()), target)
+
+
+def targets(skill):
+    return outputs_by_skill[Skill.QUERY] if skill is Skill.QUERY else truths_by_skill[skill]
 
 
 @st.composite
 def sft_groups(draw):
     request = draw(trainable_requests)
-    target = outputs_by_skill[Skill.QUERY] if request.skill is Skill.QUERY else truths_by_skill[request.skill]
-    return SftGroup(request, draw(target))
+    return SftGroup(request, draw(targets(request.skill)))
 
 
 groups = rl_groups() | sft_groups()
@@ -310,6 +318,18 @@ train_settings = st.builds(
     max_staleness_steps=st.integers(0, 10_000),
     sft_weight=st.floats(0, 100),
     passes=st.integers(1, 16),
+    dual_clip=st.none() | st.floats(1, 1e4),
+    aggregation=st.none() | st.sampled_from(Aggregation),
+    kl_estimator=st.sampled_from(KlEstimator),
+    entropy_heads=st.lists(st.sampled_from(Head), unique=True).flatmap(
+        lambda heads: st.tuples(*(st.builds(HeadWeight, st.just(head), st.floats(0, 100)) for head in heads))
+    ),
+    mask_truncated=st.booleans(),
+    overlong_positions=st.integers(0, 2048),
+    overlong_penalty=st.floats(0, 1e6),
+    object_order=st.sampled_from(ObjectOrder),
+    ground_truth_reward=st.none() | st.floats(-1e9, 1e9),
+    epsilon=st.floats(1e-15, 1),
 )
 train_steps = st.builds(
     TrainStep,

@@ -3,7 +3,8 @@
 import pytest
 
 from moontune.values.skill import Skill
-from services.trainer.aggregation import Aggregation, GroupShape, decision_weights
+from moontune.values.training import Aggregation
+from services.trainer.aggregation import GroupShape, decision_weights
 
 ONE_GROUP = [GroupShape(Skill.QUERY, (2, 3), length=10)]
 

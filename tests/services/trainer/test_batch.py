@@ -13,8 +13,7 @@ from moontune.values.model_ref import PolicyVersion
 from moontune.values.output import Grounding, QueryOutput, Reasoning
 from moontune.values.rollout import Head
 from moontune.values.skill import Skill
-from moontune.values.training import SftGroup, TrainSettings
-from services.trainer.aggregation import Aggregation
+from moontune.values.training import Aggregation, SftGroup, TrainSettings
 from services.trainer.batch import micro_batches, plan_batch
 from services.trainer.retention import KeepRule, expired_steps
 from services.trainer.rows import StepRow

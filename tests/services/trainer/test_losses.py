@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from moontune.values.skill import Skill
-from moontune.values.training import LossKind
+from moontune.values.training import Aggregation, LossKind
 from services.trainer.advantages import group_advantages
-from services.trainer.aggregation import Aggregation, GroupShape, decision_weights
+from services.trainer.aggregation import GroupShape, decision_weights
 from services.trainer.losses import LOSSES, LossParameters, PolicyTerms
 
 COUNTS = (2, 3)

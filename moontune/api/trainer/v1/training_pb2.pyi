@@ -44,7 +44,7 @@ class _LossKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LossKind.Val
     LOSS_KIND_PPO: _LossKind.ValueType  # 6
     """Clipped surrogate of PPO."""
     LOSS_KIND_REINFORCE: _LossKind.ValueType  # 7
-    """Advantage times log-probability, with the importance ratio detached."""
+    """Advantage times log-probability, without an importance ratio."""
     LOSS_KIND_RLOO: _LossKind.ValueType  # 8
     """REINFORCE whose baseline is the mean reward of the other rollouts."""
 
@@ -66,7 +66,7 @@ LOSS_KIND_CISPO: LossKind.ValueType  # 5
 LOSS_KIND_PPO: LossKind.ValueType  # 6
 """Clipped surrogate of PPO."""
 LOSS_KIND_REINFORCE: LossKind.ValueType  # 7
-"""Advantage times log-probability, with the importance ratio detached."""
+"""Advantage times log-probability, without an importance ratio."""
 LOSS_KIND_RLOO: LossKind.ValueType  # 8
 """REINFORCE whose baseline is the mean reward of the other rollouts."""
 Global___LossKind: _TypeAlias = LossKind  # noqa: Y015
@@ -99,6 +99,112 @@ SAMPLER_CORRECTION_SEQUENCE_MASK: SamplerCorrection.ValueType  # 3
 """Rollouts whose geometric mean ratio leaves the band are masked."""
 Global___SamplerCorrection: _TypeAlias = SamplerCorrection  # noqa: Y015
 
+class _Aggregation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AggregationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Aggregation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AGGREGATION_UNSPECIFIED: _Aggregation.ValueType  # 0
+    """Not given: the one of the loss."""
+    AGGREGATION_TOKEN_MEAN: _Aggregation.ValueType  # 1
+    """Over all decisions of the batch."""
+    AGGREGATION_SEQUENCE_MEAN: _Aggregation.ValueType  # 2
+    """Over a rollout's decisions, then over rollouts, then over groups."""
+    AGGREGATION_CONSTANT: _Aggregation.ValueType  # 3
+    """Sum over decisions, over a constant length."""
+    AGGREGATION_SEQUENCE_SUM: _Aggregation.ValueType  # 4
+    """Sum over a rollout's decisions, mean over rollouts and groups."""
+
+class Aggregation(_Aggregation, metaclass=_AggregationEnumTypeWrapper):
+    """How decisions are averaged within a skill."""
+
+AGGREGATION_UNSPECIFIED: Aggregation.ValueType  # 0
+"""Not given: the one of the loss."""
+AGGREGATION_TOKEN_MEAN: Aggregation.ValueType  # 1
+"""Over all decisions of the batch."""
+AGGREGATION_SEQUENCE_MEAN: Aggregation.ValueType  # 2
+"""Over a rollout's decisions, then over rollouts, then over groups."""
+AGGREGATION_CONSTANT: Aggregation.ValueType  # 3
+"""Sum over decisions, over a constant length."""
+AGGREGATION_SEQUENCE_SUM: Aggregation.ValueType  # 4
+"""Sum over a rollout's decisions, mean over rollouts and groups."""
+Global___Aggregation: _TypeAlias = Aggregation  # noqa: Y015
+
+class _KlEstimator:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _KlEstimatorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KlEstimator.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    KL_ESTIMATOR_UNSPECIFIED: _KlEstimator.ValueType  # 0
+    """Not given: K3."""
+    KL_ESTIMATOR_K2: _KlEstimator.ValueType  # 1
+    """Half the squared log-ratio."""
+    KL_ESTIMATOR_K3: _KlEstimator.ValueType  # 2
+    """e^u - 1 - u times the ratio, u the log-ratio of base to policy."""
+
+class KlEstimator(_KlEstimator, metaclass=_KlEstimatorEnumTypeWrapper):
+    """How the KL to the base is estimated over text tokens; over the bin and go heads it is always the exact sum."""
+
+KL_ESTIMATOR_UNSPECIFIED: KlEstimator.ValueType  # 0
+"""Not given: K3."""
+KL_ESTIMATOR_K2: KlEstimator.ValueType  # 1
+"""Half the squared log-ratio."""
+KL_ESTIMATOR_K3: KlEstimator.ValueType  # 2
+"""e^u - 1 - u times the ratio, u the log-ratio of base to policy."""
+Global___KlEstimator: _TypeAlias = KlEstimator  # noqa: Y015
+
+class _ObjectOrder:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ObjectOrderEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ObjectOrder.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OBJECT_ORDER_UNSPECIFIED: _ObjectOrder.ValueType  # 0
+    """Not given: CANONICAL."""
+    OBJECT_ORDER_CANONICAL: _ObjectOrder.ValueType  # 1
+    """By x, then y, of the centre."""
+    OBJECT_ORDER_RANDOM: _ObjectOrder.ValueType  # 2
+    """Drawn anew at each step."""
+
+class ObjectOrder(_ObjectOrder, metaclass=_ObjectOrderEnumTypeWrapper):
+    """In which order a supervised target's objects are taught."""
+
+OBJECT_ORDER_UNSPECIFIED: ObjectOrder.ValueType  # 0
+"""Not given: CANONICAL."""
+OBJECT_ORDER_CANONICAL: ObjectOrder.ValueType  # 1
+"""By x, then y, of the centre."""
+OBJECT_ORDER_RANDOM: ObjectOrder.ValueType  # 2
+"""Drawn anew at each step."""
+Global___ObjectOrder: _TypeAlias = ObjectOrder  # noqa: Y015
+
+@_typing.final
+class HeadWeight(_message.Message):
+    """A weight for the decisions of one head."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEAD_FIELD_NUMBER: _builtins.int
+    WEIGHT_FIELD_NUMBER: _builtins.int
+    head: _rollout_pb2.Head.ValueType
+    """The head, each at most once. Required."""
+    weight: _builtins.float
+    """The weight, 0..100. Unset is 0."""
+    def __init__(
+        self,
+        *,
+        head: _rollout_pb2.Head.ValueType = ...,
+        weight: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "weight", b"weight"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HeadWeight: _TypeAlias = HeadWeight  # noqa: Y015
+
 @_typing.final
 class TrainSettings(_message.Message):
     """Optimiser and loss parameters of one step. Each unset field takes the default it names."""
@@ -121,6 +227,16 @@ class TrainSettings(_message.Message):
     MAX_STALENESS_STEPS_FIELD_NUMBER: _builtins.int
     SFT_WEIGHT_FIELD_NUMBER: _builtins.int
     PASSES_FIELD_NUMBER: _builtins.int
+    DUAL_CLIP_FIELD_NUMBER: _builtins.int
+    AGGREGATION_FIELD_NUMBER: _builtins.int
+    KL_ESTIMATOR_FIELD_NUMBER: _builtins.int
+    ENTROPY_HEADS_FIELD_NUMBER: _builtins.int
+    MASK_TRUNCATED_FIELD_NUMBER: _builtins.int
+    OVERLONG_POSITIONS_FIELD_NUMBER: _builtins.int
+    OVERLONG_PENALTY_FIELD_NUMBER: _builtins.int
+    OBJECT_ORDER_FIELD_NUMBER: _builtins.int
+    GROUND_TRUTH_REWARD_FIELD_NUMBER: _builtins.int
+    EPSILON_FIELD_NUMBER: _builtins.int
     loss: Global___LossKind.ValueType
     """The loss. Unspecified: DAPO."""
     learning_rate: _builtins.float
@@ -153,6 +269,32 @@ class TrainSettings(_message.Message):
     """Factor of the supervised groups' loss beside the reinforced ones', 0..100. Unset: 1."""
     passes: _builtins.int
     """Optimiser passes over the batch, 1..16; more than 1 makes the clip act. Unset: 1."""
+    dual_clip: _builtins.float
+    """PPO's bound on what a decision of negative advantage can cost, 1..1e4; other losses ignore it. Unset: off."""
+    aggregation: Global___Aggregation.ValueType
+    """How decisions are averaged. Unspecified: as the loss's paper does."""
+    kl_estimator: Global___KlEstimator.ValueType
+    """Estimator of the KL over text tokens. Unspecified: K3."""
+    mask_truncated: _builtins.bool
+    """Rollouts that a limit cut teach nothing; their rewards stay in the baseline. Unset: no."""
+    overlong_positions: _builtins.int
+    """Width of the zone below the request's max_tokens in which rewards fall linearly, in positions, 0..2048; 0 is off.
+    Unset: 0.
+    """
+    overlong_penalty: _builtins.float
+    """By how much a reward has fallen at the end of that zone, 0..1e6. Unset: 1."""
+    object_order: Global___ObjectOrder.ValueType
+    """Order of the objects of supervised targets. Unspecified: CANONICAL."""
+    ground_truth_reward: _builtins.float
+    """A group whose rewards are all equal and below this, and that carries its right answer, gets that answer as one more
+    rollout with this reward; -1e9..1e9. Unset: off.
+    """
+    epsilon: _builtins.float
+    """AdamW's epsilon, 1e-15..1. Unset: 1e-8."""
+    @_builtins.property
+    def entropy_heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadWeight]:
+        """Weights of single heads' entropy bonus, in entropy_weight's stead. Empty: entropy_weight for all."""
+
     def __init__(
         self,
         *,
@@ -172,10 +314,20 @@ class TrainSettings(_message.Message):
         max_staleness_steps: _builtins.int | None = ...,
         sft_weight: _builtins.float | None = ...,
         passes: _builtins.int | None = ...,
+        dual_clip: _builtins.float | None = ...,
+        aggregation: Global___Aggregation.ValueType = ...,
+        kl_estimator: Global___KlEstimator.ValueType = ...,
+        entropy_heads: _abc.Iterable[Global___HeadWeight] | None = ...,
+        mask_truncated: _builtins.bool | None = ...,
+        overlong_positions: _builtins.int | None = ...,
+        overlong_penalty: _builtins.float | None = ...,
+        object_order: Global___ObjectOrder.ValueType = ...,
+        ground_truth_reward: _builtins.float | None = ...,
+        epsilon: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_high", b"_clip_high", "_clip_low", b"_clip_low", "_entropy_weight", b"_entropy_weight", "_kl_weight", b"_kl_weight", "_learning_rate", b"_learning_rate", "_mask_band", b"_mask_band", "_max_grad_norm", b"_max_grad_norm", "_max_staleness_steps", b"_max_staleness_steps", "_normalise_std", b"_normalise_std", "_passes", b"_passes", "_sft_weight", b"_sft_weight", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "clip_high", b"clip_high", "clip_low", b"clip_low", "entropy_weight", b"entropy_weight", "kl_weight", b"kl_weight", "learning_rate", b"learning_rate", "mask_band", b"mask_band", "max_grad_norm", b"max_grad_norm", "max_staleness_steps", b"max_staleness_steps", "normalise_std", b"normalise_std", "passes", b"passes", "sft_weight", b"sft_weight", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_high", b"_clip_high", "_clip_low", b"_clip_low", "_dual_clip", b"_dual_clip", "_entropy_weight", b"_entropy_weight", "_epsilon", b"_epsilon", "_ground_truth_reward", b"_ground_truth_reward", "_kl_weight", b"_kl_weight", "_learning_rate", b"_learning_rate", "_mask_band", b"_mask_band", "_mask_truncated", b"_mask_truncated", "_max_grad_norm", b"_max_grad_norm", "_max_staleness_steps", b"_max_staleness_steps", "_normalise_std", b"_normalise_std", "_overlong_penalty", b"_overlong_penalty", "_overlong_positions", b"_overlong_positions", "_passes", b"_passes", "_sft_weight", b"_sft_weight", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "clip_high", b"clip_high", "clip_low", b"clip_low", "dual_clip", b"dual_clip", "entropy_weight", b"entropy_weight", "epsilon", b"epsilon", "ground_truth_reward", b"ground_truth_reward", "kl_weight", b"kl_weight", "learning_rate", b"learning_rate", "mask_band", b"mask_band", "mask_truncated", b"mask_truncated", "max_grad_norm", b"max_grad_norm", "max_staleness_steps", b"max_staleness_steps", "normalise_std", b"normalise_std", "overlong_penalty", b"overlong_penalty", "overlong_positions", b"overlong_positions", "passes", b"passes", "sft_weight", b"sft_weight", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_high", b"_clip_high", "_clip_low", b"_clip_low", "_entropy_weight", b"_entropy_weight", "_kl_weight", b"_kl_weight", "_learning_rate", b"_learning_rate", "_mask_band", b"_mask_band", "_max_grad_norm", b"_max_grad_norm", "_max_staleness_steps", b"_max_staleness_steps", "_normalise_std", b"_normalise_std", "_passes", b"_passes", "_sft_weight", b"_sft_weight", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "clip_high", b"clip_high", "clip_low", b"clip_low", "correction", b"correction", "entropy_weight", b"entropy_weight", "kl_weight", b"kl_weight", "learning_rate", b"learning_rate", "loss", b"loss", "mask_band", b"mask_band", "max_grad_norm", b"max_grad_norm", "max_staleness_steps", b"max_staleness_steps", "normalise_std", b"normalise_std", "passes", b"passes", "sft_weight", b"sft_weight", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_high", b"_clip_high", "_clip_low", b"_clip_low", "_dual_clip", b"_dual_clip", "_entropy_weight", b"_entropy_weight", "_epsilon", b"_epsilon", "_ground_truth_reward", b"_ground_truth_reward", "_kl_weight", b"_kl_weight", "_learning_rate", b"_learning_rate", "_mask_band", b"_mask_band", "_mask_truncated", b"_mask_truncated", "_max_grad_norm", b"_max_grad_norm", "_max_staleness_steps", b"_max_staleness_steps", "_normalise_std", b"_normalise_std", "_overlong_penalty", b"_overlong_penalty", "_overlong_positions", b"_overlong_positions", "_passes", b"_passes", "_sft_weight", b"_sft_weight", "_weight_decay", b"_weight_decay", "aggregation", b"aggregation", "beta1", b"beta1", "beta2", b"beta2", "clip_high", b"clip_high", "clip_low", b"clip_low", "correction", b"correction", "dual_clip", b"dual_clip", "entropy_heads", b"entropy_heads", "entropy_weight", b"entropy_weight", "epsilon", b"epsilon", "ground_truth_reward", b"ground_truth_reward", "kl_estimator", b"kl_estimator", "kl_weight", b"kl_weight", "learning_rate", b"learning_rate", "loss", b"loss", "mask_band", b"mask_band", "mask_truncated", b"mask_truncated", "max_grad_norm", b"max_grad_norm", "max_staleness_steps", b"max_staleness_steps", "normalise_std", b"normalise_std", "object_order", b"object_order", "overlong_penalty", b"overlong_penalty", "overlong_positions", b"overlong_positions", "passes", b"passes", "sft_weight", b"sft_weight", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
     _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
@@ -185,20 +337,32 @@ class TrainSettings(_message.Message):
     _WhichOneofArgType__clip_high: _TypeAlias = _typing.Literal["_clip_high", b"_clip_high"]  # noqa: Y015
     _WhichOneofReturnType__clip_low: _TypeAlias = _typing.Literal["clip_low"]  # noqa: Y015
     _WhichOneofArgType__clip_low: _TypeAlias = _typing.Literal["_clip_low", b"_clip_low"]  # noqa: Y015
+    _WhichOneofReturnType__dual_clip: _TypeAlias = _typing.Literal["dual_clip"]  # noqa: Y015
+    _WhichOneofArgType__dual_clip: _TypeAlias = _typing.Literal["_dual_clip", b"_dual_clip"]  # noqa: Y015
     _WhichOneofReturnType__entropy_weight: _TypeAlias = _typing.Literal["entropy_weight"]  # noqa: Y015
     _WhichOneofArgType__entropy_weight: _TypeAlias = _typing.Literal["_entropy_weight", b"_entropy_weight"]  # noqa: Y015
+    _WhichOneofReturnType__epsilon: _TypeAlias = _typing.Literal["epsilon"]  # noqa: Y015
+    _WhichOneofArgType__epsilon: _TypeAlias = _typing.Literal["_epsilon", b"_epsilon"]  # noqa: Y015
+    _WhichOneofReturnType__ground_truth_reward: _TypeAlias = _typing.Literal["ground_truth_reward"]  # noqa: Y015
+    _WhichOneofArgType__ground_truth_reward: _TypeAlias = _typing.Literal["_ground_truth_reward", b"_ground_truth_reward"]  # noqa: Y015
     _WhichOneofReturnType__kl_weight: _TypeAlias = _typing.Literal["kl_weight"]  # noqa: Y015
     _WhichOneofArgType__kl_weight: _TypeAlias = _typing.Literal["_kl_weight", b"_kl_weight"]  # noqa: Y015
     _WhichOneofReturnType__learning_rate: _TypeAlias = _typing.Literal["learning_rate"]  # noqa: Y015
     _WhichOneofArgType__learning_rate: _TypeAlias = _typing.Literal["_learning_rate", b"_learning_rate"]  # noqa: Y015
     _WhichOneofReturnType__mask_band: _TypeAlias = _typing.Literal["mask_band"]  # noqa: Y015
     _WhichOneofArgType__mask_band: _TypeAlias = _typing.Literal["_mask_band", b"_mask_band"]  # noqa: Y015
+    _WhichOneofReturnType__mask_truncated: _TypeAlias = _typing.Literal["mask_truncated"]  # noqa: Y015
+    _WhichOneofArgType__mask_truncated: _TypeAlias = _typing.Literal["_mask_truncated", b"_mask_truncated"]  # noqa: Y015
     _WhichOneofReturnType__max_grad_norm: _TypeAlias = _typing.Literal["max_grad_norm"]  # noqa: Y015
     _WhichOneofArgType__max_grad_norm: _TypeAlias = _typing.Literal["_max_grad_norm", b"_max_grad_norm"]  # noqa: Y015
     _WhichOneofReturnType__max_staleness_steps: _TypeAlias = _typing.Literal["max_staleness_steps"]  # noqa: Y015
     _WhichOneofArgType__max_staleness_steps: _TypeAlias = _typing.Literal["_max_staleness_steps", b"_max_staleness_steps"]  # noqa: Y015
     _WhichOneofReturnType__normalise_std: _TypeAlias = _typing.Literal["normalise_std"]  # noqa: Y015
     _WhichOneofArgType__normalise_std: _TypeAlias = _typing.Literal["_normalise_std", b"_normalise_std"]  # noqa: Y015
+    _WhichOneofReturnType__overlong_penalty: _TypeAlias = _typing.Literal["overlong_penalty"]  # noqa: Y015
+    _WhichOneofArgType__overlong_penalty: _TypeAlias = _typing.Literal["_overlong_penalty", b"_overlong_penalty"]  # noqa: Y015
+    _WhichOneofReturnType__overlong_positions: _TypeAlias = _typing.Literal["overlong_positions"]  # noqa: Y015
+    _WhichOneofArgType__overlong_positions: _TypeAlias = _typing.Literal["_overlong_positions", b"_overlong_positions"]  # noqa: Y015
     _WhichOneofReturnType__passes: _TypeAlias = _typing.Literal["passes"]  # noqa: Y015
     _WhichOneofArgType__passes: _TypeAlias = _typing.Literal["_passes", b"_passes"]  # noqa: Y015
     _WhichOneofReturnType__sft_weight: _TypeAlias = _typing.Literal["sft_weight"]  # noqa: Y015
@@ -214,7 +378,13 @@ class TrainSettings(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clip_low) -> _WhichOneofReturnType__clip_low | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dual_clip) -> _WhichOneofReturnType__dual_clip | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__entropy_weight) -> _WhichOneofReturnType__entropy_weight | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__epsilon) -> _WhichOneofReturnType__epsilon | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ground_truth_reward) -> _WhichOneofReturnType__ground_truth_reward | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kl_weight) -> _WhichOneofReturnType__kl_weight | None: ...
     @_typing.overload
@@ -222,11 +392,17 @@ class TrainSettings(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__mask_band) -> _WhichOneofReturnType__mask_band | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mask_truncated) -> _WhichOneofReturnType__mask_truncated | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_grad_norm) -> _WhichOneofReturnType__max_grad_norm | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_staleness_steps) -> _WhichOneofReturnType__max_staleness_steps | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__normalise_std) -> _WhichOneofReturnType__normalise_std | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlong_penalty) -> _WhichOneofReturnType__overlong_penalty | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__overlong_positions) -> _WhichOneofReturnType__overlong_positions | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__passes) -> _WhichOneofReturnType__passes | None: ...
     @_typing.overload
@@ -245,6 +421,8 @@ class RlGroup(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     ROLLOUTS_FIELD_NUMBER: _builtins.int
     UNVERIFIED_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    GROUND_TRUTH_FIELD_NUMBER: _builtins.int
     unverified: _builtins.bool
     """True when nobody vouches for the recorded log-probabilities: they are recomputed at the current policy. Unset: they
     are ours.
@@ -257,18 +435,30 @@ class RlGroup(_message.Message):
     def rollouts(self) -> _containers.RepeatedCompositeFieldContainer[_rollout_pb2.ScoredRollout]:
         """The attempts with their rewards, at least one. Rollouts sampled at temperature 0 are refused."""
 
+    @_builtins.property
+    def answer(self) -> _output_pb2.QueryOutput:
+        """For query."""
+
+    @_builtins.property
+    def ground_truth(self) -> _ground_truth_pb2.GroundTruth:
+        """For detect and point."""
+
     def __init__(
         self,
         *,
         request: _request_pb2.SkillRequest | None = ...,
         rollouts: _abc.Iterable[_rollout_pb2.ScoredRollout] | None = ...,
         unverified: _builtins.bool = ...,
+        answer: _output_pb2.QueryOutput | None = ...,
+        ground_truth: _ground_truth_pb2.GroundTruth | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "ground_truth", b"ground_truth", "request", b"request", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "rollouts", b"rollouts", "unverified", b"unverified"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "ground_truth", b"ground_truth", "request", b"request", "rollouts", b"rollouts", "target", b"target", "unverified", b"unverified"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["answer", "ground_truth"]  # noqa: Y015
+    _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_target) -> _WhichOneofReturnType_target | None: ...
 
 Global___RlGroup: _TypeAlias = RlGroup  # noqa: Y015
 
