@@ -27,10 +27,20 @@ class GradedExample:
 
 
 @dataclass(frozen=True, slots=True)
+class RewardProbe:
+    """What a reward pays on average for made-up answers to every request; mean None where no grade worked."""
+
+    name: str
+    description: str
+    mean: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class RewardReport:
     """Figures of a dry run; rates and shares are in 0..1, mean and std None where nothing got a reward.
 
     dead_group_share: of groups whose rewards are all equal. warnings: what looks flat, broken or easy to game.
+    probes: answers that nobody should want (silence, boxes everywhere, ...), and the ground truth itself.
     """
 
     samples: int
@@ -42,3 +52,4 @@ class RewardReport:
     seconds_per_grade: float
     warnings: tuple[str, ...] = ()
     examples: tuple[GradedExample, ...] = ()
+    probes: tuple[RewardProbe, ...] = ()

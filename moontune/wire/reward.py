@@ -16,7 +16,7 @@ from moontune.values.reward import (
     RewardSpec,
 )
 from moontune.values.skill import Skill
-from moontune.wire.checks import EnumMap, each, encodes, finite, finite_map, required, text
+from moontune.wire.checks import EnumMap, at_least, each, encodes, finite, finite_map, required, text
 from moontune.wire.ground_truth import ground_truth_from_proto, ground_truth_to_proto
 from moontune.wire.output import output_from_proto, output_to_proto, skill_of
 from moontune.wire.request import request_from_proto, request_to_proto
@@ -76,6 +76,10 @@ def _component_to_proto(component: RewardComponent) -> reward_pb2.RewardComponen
         weight=component.weight,
         gate=component.gate,
         parameters={name: parameter_to_proto(value) for name, value in component.parameters.items()},
+        normalise=component.normalise,
+        clip_minimum=component.clip_minimum,
+        clip_maximum=component.clip_maximum,
+        gate_threshold=component.gate_threshold,
     )
 
 
@@ -85,6 +89,16 @@ def _component_from_proto(message: reward_pb2.RewardComponent, field: str) -> Re
         weight=finite(message.weight, f"{field}.weight") if message.HasField("weight") else 1.0,
         gate=message.gate,
         parameters=parameters_from_proto(message.parameters, f"{field}.parameters"),
+        normalise=message.normalise,
+        clip_minimum=finite(message.clip_minimum, f"{field}.clip_minimum")
+        if message.HasField("clip_minimum")
+        else None,
+        clip_maximum=finite(message.clip_maximum, f"{field}.clip_maximum")
+        if message.HasField("clip_maximum")
+        else None,
+        gate_threshold=(
+            finite(message.gate_threshold, f"{field}.gate_threshold") if message.HasField("gate_threshold") else None
+        ),
     )
 
 
@@ -101,6 +115,7 @@ def reward_sample_to_proto(sample: RewardSample) -> reward_pb2.RewardSample:
         request=request_to_proto(sample.request),
         output=output_to_proto(sample.output),
         ground_truth=None if truth is None else ground_truth_to_proto(truth),
+        token_count=sample.token_count,
     )
 
 
@@ -116,7 +131,8 @@ def reward_sample_from_proto(message: reward_pb2.RewardSample, field: str = "sam
     if message.HasField("ground_truth"):
         truth = ground_truth_from_proto(message.ground_truth, f"{field}.ground_truth")
         truth.validate(request.skill, f"{field}.ground_truth")
-    return RewardSample(request, output, truth)
+    count = at_least(message.token_count, 0, f"{field}.token_count") if message.HasField("token_count") else None
+    return RewardSample(request, output, truth, count)
 
 
 @encodes("result")
@@ -157,6 +173,8 @@ def reward_info_to_proto(info: RewardInfo) -> reward_pb2.RewardInfo:
         ],
         minimum=info.minimum,
         maximum=info.maximum,
+        parameters_schema=info.parameters_schema,
+        labels=info.labels,
     )
 
 
@@ -169,6 +187,8 @@ def reward_info_from_proto(message: reward_pb2.RewardInfo, field: str = "reward"
         parameters=each(f"{field}.parameters", message.parameters, _reward_parameter_from_proto),
         minimum=finite(message.minimum, f"{field}.minimum"),
         maximum=finite(message.maximum, f"{field}.maximum"),
+        parameters_schema=message.parameters_schema,
+        labels=tuple(message.labels),
     )
 
 

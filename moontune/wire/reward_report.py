@@ -3,8 +3,8 @@
 from moontune.api.reward.v1 import report_pb2
 from moontune.errors import InvalidField
 from moontune.values.ground_truth import GroundTruth
-from moontune.values.reward_report import GradedExample, RewardReport, SampleGroup
-from moontune.wire.checks import each, encodes, finite, required
+from moontune.values.reward_report import GradedExample, RewardProbe, RewardReport, SampleGroup
+from moontune.wire.checks import each, encodes, finite, required, text
 from moontune.wire.ground_truth import ground_truth_from_proto, ground_truth_to_proto
 from moontune.wire.moments import duration_from_proto, duration_to_proto
 from moontune.wire.output import output_from_proto, output_to_proto, skill_of
@@ -59,6 +59,10 @@ def reward_report_to_proto(report: RewardReport) -> report_pb2.RewardReport:
             )
             for example in report.examples
         ],
+        probes=[
+            report_pb2.RewardProbe(name=probe.name, description=probe.description, mean=probe.mean)
+            for probe in report.probes
+        ],
     )
 
 
@@ -74,6 +78,7 @@ def reward_report_from_proto(message: report_pb2.RewardReport, field: str = "rep
         seconds_per_grade=duration_from_proto(message.time_per_grade, f"{field}.time_per_grade"),
         warnings=tuple(message.warnings),
         examples=each(f"{field}.examples", message.examples, _example_from_proto),
+        probes=each(f"{field}.probes", message.probes, _probe_from_proto),
     )
 
 
@@ -81,3 +86,8 @@ def _example_from_proto(message: report_pb2.GradedExample, field: str) -> Graded
     required(message.HasField("result"), f"{field}.result", "a result")
     result = reward_result_from_proto(message.result, f"{field}.result")
     return GradedExample(message.group_index, message.output_index, result)
+
+
+def _probe_from_proto(message: report_pb2.RewardProbe, field: str) -> RewardProbe:
+    mean = finite(message.mean, f"{field}.mean") if message.HasField("mean") else None
+    return RewardProbe(text(message.name, f"{field}.name"), message.description, mean)

@@ -33,11 +33,14 @@ from moontune.values.finetune import (
 from moontune.values.geometry import Box, Point
 from moontune.values.ground_truth import GroundTruth
 from moontune.values.image import Image
+from moontune.values.image_size import ImageSize
 from moontune.values.inference import InferenceRequest, InferenceResult, ModelInfo, TextDelta, Usage
 from moontune.values.job import DatasetSource, Job, JobConfig, JobProgress, JobState, Preset, Schedule
 from moontune.values.logprobs import DecisionScore, LogprobResult, RolloutBatch
+from moontune.values.mask import PolygonMask, RleMask, SvgMask
 from moontune.values.model_ref import PolicyVersion
 from moontune.values.output import CaptionOutput, DetectOutput, Grounding, PointOutput, QueryOutput, Reasoning
+from moontune.values.pose import Pose
 from moontune.values.request import CAPTION_LENGTHS, SkillRequest
 from moontune.values.reward import (
     ParseStatus,
@@ -56,7 +59,7 @@ from moontune.values.reward_definition import (
     RewardDefinition,
     UserCode,
 )
-from moontune.values.reward_report import GradedExample, RewardReport, SampleGroup
+from moontune.values.reward_report import GradedExample, RewardProbe, RewardReport, SampleGroup
 from moontune.values.rollout import Decision, FinishReason, Head, Rollout, RolloutGroup
 from moontune.values.rollout_order import RolloutOrder
 from moontune.values.sampling import SamplingSettings
@@ -147,13 +150,24 @@ outputs_by_skill = {
     Skill.CAPTION: st.builds(CaptionOutput, texts),
 }
 outputs = st.one_of(*outputs_by_skill.values())
-box_truths = st.builds(GroundTruth, boxes=tuples(boxes))
-point_truths = st.builds(GroundTruth, points=tuples(points))
+image_sizes = st.none() | st.builds(ImageSize, st.integers(1, 65535), st.integers(1, 65535))
+rle_masks = st.lists(st.integers(0, 9), min_size=1, max_size=4).map(
+    lambda runs: RleMask(sum(runs) or 1, 1, (*runs, 0) if sum(runs) else (1,))
+)
+rings = tuples(points, min_size=3, max_size=4)
+masks = st.one_of(rle_masks, st.builds(PolygonMask, tuples(rings, min_size=1)), st.just(SvgMask("M 0 0 L 1 0 L 1 1 Z")))
+poses = st.builds(Pose, tuples(st.none() | points, min_size=1), st.floats(0, 1, exclude_min=True))
+box_truths = st.builds(GroundTruth, boxes=tuples(boxes), image_size=image_sizes) | tuples(boxes, min_size=1).flatmap(
+    lambda found: st.builds(GroundTruth, boxes=st.just(found), categories=st.tuples(*[words for _ in found]))
+)
+point_truths = st.builds(GroundTruth, points=tuples(points), image_size=image_sizes)
 answer_truths = st.builds(GroundTruth, answers=tuples(texts))
-truths = box_truths | point_truths | answer_truths
+mask_truths = st.builds(GroundTruth, masks=tuples(masks), image_size=image_sizes)
+pose_truths = st.builds(GroundTruth, poses=tuples(poses), image_size=image_sizes)
+truths = box_truths | point_truths | answer_truths | mask_truths | pose_truths
 truths_by_skill = {
-    Skill.QUERY: answer_truths,
-    Skill.POINT: box_truths | point_truths,
+    Skill.QUERY: truths,
+    Skill.POINT: box_truths | point_truths | mask_truths | pose_truths,
     Skill.DETECT: box_truths,
     Skill.CAPTION: answer_truths,
 }
@@ -213,7 +227,8 @@ def rl_groups(draw):
 
 
 def targets(skill):
-    return outputs_by_skill[Skill.QUERY] if skill is Skill.QUERY else truths_by_skill[skill]
+    kinds = {Skill.QUERY: outputs_by_skill[Skill.QUERY], Skill.POINT: box_truths | point_truths}
+    return kinds.get(skill, box_truths)
 
 
 @st.composite
@@ -224,14 +239,16 @@ def sft_groups(draw):
 
 groups = rl_groups() | sft_groups()
 parameters = st.dictionaries(words, numbers | texts | st.booleans(), **few)
-specs = st.builds(RewardSpec, tuples(st.builds(RewardComponent, words, numbers, st.booleans(), parameters), min_size=1))
+maybe = st.none() | numbers
+components = st.builds(RewardComponent, words, numbers, st.booleans(), parameters, st.booleans(), maybe, maybe, maybe)
+specs = st.builds(RewardSpec, tuples(components, min_size=1))
 
 
 @st.composite
 def reward_samples(draw):
     request = draw(requests)
     truth = draw(st.just(GroundTruth()) | truths_by_skill[request.skill])
-    return RewardSample(request, draw(outputs_by_skill[request.skill]), truth)
+    return RewardSample(request, draw(outputs_by_skill[request.skill]), truth, draw(st.none() | counts))
 
 
 @st.composite
@@ -248,7 +265,15 @@ reward_parameters = st.one_of(
     st.builds(RewardParameter, words, st.just("flag"), st.booleans(), texts),
 )
 reward_infos = st.builds(
-    RewardInfo, words, texts, tuples(skills.map(str), min_size=1), tuples(reward_parameters), numbers, numbers
+    RewardInfo,
+    words,
+    texts,
+    tuples(skills.map(str), min_size=1),
+    tuples(reward_parameters),
+    numbers,
+    numbers,
+    texts,
+    tuples(words),
 )
 definitions = st.builds(
     RewardDefinition,
@@ -273,6 +298,7 @@ reports = st.builds(
     seconds,
     tuples(texts),
     tuples(st.builds(GradedExample, counts, counts, results)),
+    tuples(st.builds(RewardProbe, words, texts, st.none() | numbers)),
 )
 sandboxes = st.builds(
     SandboxStatus,

@@ -134,6 +134,27 @@ REFUSED = {
         ground_truth_from_proto,
         ground_truth_pb2.GroundTruth(points={"points": [{"x": 2}]}),
     ),
+    "ground_truth.image_size.width": (
+        ground_truth_from_proto,
+        ground_truth_pb2.GroundTruth(boxes={}, image_size={"width": 0, "height": 1}),
+    ),
+    "ground_truth.masks[0].shape": (ground_truth_from_proto, ground_truth_pb2.GroundTruth(masks={"masks": [{}]})),
+    "ground_truth.masks[0].rle.counts": (
+        ground_truth_from_proto,
+        ground_truth_pb2.GroundTruth(masks={"masks": [{"rle": {"height": 2, "width": 2, "counts": [1, 2]}}]}),
+    ),
+    "ground_truth.masks[0].polygon.rings[0]": (
+        ground_truth_from_proto,
+        ground_truth_pb2.GroundTruth(masks={"masks": [{"polygon": {"rings": [{}]}}]}),
+    ),
+    "ground_truth.masks[0].svg_path.path": (
+        ground_truth_from_proto,
+        ground_truth_pb2.GroundTruth(masks={"masks": [{"svg_path": "rm -rf"}]}),
+    ),
+    "ground_truth.poses[0].area": (
+        ground_truth_from_proto,
+        ground_truth_pb2.GroundTruth(poses={"poses": [{"keypoints": [{}]}]}),
+    ),
     "decision.head": (decision_from_proto, rollout_pb2.Decision(choice=1)),
     "rollout.output": (rollout_from_proto, rollout_pb2.Rollout(policy=POLICY)),
     "rollout.policy": (rollout_from_proto, rollout_pb2.Rollout(output=FOUND)),
@@ -181,7 +202,11 @@ REFUSED = {
     "sample.output": (reward_sample_from_proto, reward_pb2.RewardSample(request=QUERY, output=FOUND)),
     "sample.ground_truth": (
         reward_sample_from_proto,
-        reward_pb2.RewardSample(request=QUERY, output={"query": {}}, ground_truth=BOXES),
+        reward_pb2.RewardSample(request=DETECT, output={"detect": {}}, ground_truth={"points": {}}),
+    ),
+    "sample.token_count": (
+        reward_sample_from_proto,
+        reward_pb2.RewardSample(request=QUERY, output={"query": {}}, token_count=-1),
     ),
     "result.status": (reward_result_from_proto, reward_pb2.RewardResult(reward=1)),
     "result.reward": (reward_result_from_proto, reward_pb2.RewardResult(reward=math.nan, status=1)),

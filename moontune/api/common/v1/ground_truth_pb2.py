@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from moontune.api.common.v1 import geometry_pb2 as moontune_dot_api_dot_common_dot_v1_dot_geometry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)moontune/api/common/v1/ground_truth.proto\x12\x16moontune.api.common.v1\x1a%moontune/api/common/v1/geometry.proto\"\xbb\x01\n\x0bGroundTruth\x12\x32\n\x05\x62oxes\x18\x01 \x01(\x0b\x32!.moontune.api.common.v1.BoxLabelsH\x00\x12\x35\n\x06points\x18\x02 \x01(\x0b\x32#.moontune.api.common.v1.PointLabelsH\x00\x12\x37\n\x07\x61nswers\x18\x03 \x01(\x0b\x32$.moontune.api.common.v1.AnswerLabelsH\x00\x42\x08\n\x06labels\"7\n\tBoxLabels\x12*\n\x05\x62oxes\x18\x01 \x03(\x0b\x32\x1b.moontune.api.common.v1.Box\"<\n\x0bPointLabels\x12-\n\x06points\x18\x01 \x03(\x0b\x32\x1d.moontune.api.common.v1.Point\"\x1f\n\x0c\x41nswerLabels\x12\x0f\n\x07\x61nswers\x18\x01 \x03(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)moontune/api/common/v1/ground_truth.proto\x12\x16moontune.api.common.v1\x1a%moontune/api/common/v1/geometry.proto\"\xdc\x02\n\x0bGroundTruth\x12\x32\n\x05\x62oxes\x18\x01 \x01(\x0b\x32!.moontune.api.common.v1.BoxLabelsH\x00\x12\x35\n\x06points\x18\x02 \x01(\x0b\x32#.moontune.api.common.v1.PointLabelsH\x00\x12\x37\n\x07\x61nswers\x18\x03 \x01(\x0b\x32$.moontune.api.common.v1.AnswerLabelsH\x00\x12\x33\n\x05masks\x18\x04 \x01(\x0b\x32\".moontune.api.common.v1.MaskLabelsH\x00\x12\x33\n\x05poses\x18\x05 \x01(\x0b\x32\".moontune.api.common.v1.PoseLabelsH\x00\x12\x35\n\nimage_size\x18\x06 \x01(\x0b\x32!.moontune.api.common.v1.ImageSizeB\x08\n\x06labels\"K\n\tBoxLabels\x12*\n\x05\x62oxes\x18\x01 \x03(\x0b\x32\x1b.moontune.api.common.v1.Box\x12\x12\n\ncategories\x18\x02 \x03(\t\"<\n\x0bPointLabels\x12-\n\x06points\x18\x01 \x03(\x0b\x32\x1d.moontune.api.common.v1.Point\"\x1f\n\x0c\x41nswerLabels\x12\x0f\n\x07\x61nswers\x18\x01 \x03(\t\"9\n\nMaskLabels\x12+\n\x05masks\x18\x01 \x03(\x0b\x32\x1c.moontune.api.common.v1.Mask\"\x8b\x01\n\x04Mask\x12.\n\x03rle\x18\x01 \x01(\x0b\x32\x1f.moontune.api.common.v1.RleMaskH\x00\x12\x36\n\x07polygon\x18\x02 \x01(\x0b\x32#.moontune.api.common.v1.PolygonMaskH\x00\x12\x12\n\x08svg_path\x18\x03 \x01(\tH\x00\x42\x07\n\x05shape\"8\n\x07RleMask\x12\x0e\n\x06height\x18\x01 \x01(\x05\x12\r\n\x05width\x18\x02 \x01(\x05\x12\x0e\n\x06\x63ounts\x18\x03 \x03(\r\":\n\x0bPolygonMask\x12+\n\x05rings\x18\x01 \x03(\x0b\x32\x1c.moontune.api.common.v1.Ring\"5\n\x04Ring\x12-\n\x06points\x18\x01 \x03(\x0b\x32\x1d.moontune.api.common.v1.Point\"9\n\nPoseLabels\x12+\n\x05poses\x18\x01 \x03(\x0b\x32\x1c.moontune.api.common.v1.Pose\"I\n\x04Pose\x12\x33\n\tkeypoints\x18\x01 \x03(\x0b\x32 .moontune.api.common.v1.Keypoint\x12\x0c\n\x04\x61rea\x18\x02 \x01(\x01\"8\n\x08Keypoint\x12,\n\x05point\x18\x01 \x01(\x0b\x32\x1d.moontune.api.common.v1.Point\"*\n\tImageSize\x12\r\n\x05width\x18\x01 \x01(\x05\x12\x0e\n\x06height\x18\x02 \x01(\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,11 +33,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moontune.api.common.v1.grou
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_GROUNDTRUTH']._serialized_start=109
-  _globals['_GROUNDTRUTH']._serialized_end=296
-  _globals['_BOXLABELS']._serialized_start=298
-  _globals['_BOXLABELS']._serialized_end=353
-  _globals['_POINTLABELS']._serialized_start=355
-  _globals['_POINTLABELS']._serialized_end=415
-  _globals['_ANSWERLABELS']._serialized_start=417
-  _globals['_ANSWERLABELS']._serialized_end=448
+  _globals['_GROUNDTRUTH']._serialized_end=457
+  _globals['_BOXLABELS']._serialized_start=459
+  _globals['_BOXLABELS']._serialized_end=534
+  _globals['_POINTLABELS']._serialized_start=536
+  _globals['_POINTLABELS']._serialized_end=596
+  _globals['_ANSWERLABELS']._serialized_start=598
+  _globals['_ANSWERLABELS']._serialized_end=629
+  _globals['_MASKLABELS']._serialized_start=631
+  _globals['_MASKLABELS']._serialized_end=688
+  _globals['_MASK']._serialized_start=691
+  _globals['_MASK']._serialized_end=830
+  _globals['_RLEMASK']._serialized_start=832
+  _globals['_RLEMASK']._serialized_end=888
+  _globals['_POLYGONMASK']._serialized_start=890
+  _globals['_POLYGONMASK']._serialized_end=948
+  _globals['_RING']._serialized_start=950
+  _globals['_RING']._serialized_end=1003
+  _globals['_POSELABELS']._serialized_start=1005
+  _globals['_POSELABELS']._serialized_end=1062
+  _globals['_POSE']._serialized_start=1064
+  _globals['_POSE']._serialized_end=1137
+  _globals['_KEYPOINT']._serialized_start=1139
+  _globals['_KEYPOINT']._serialized_end=1195
+  _globals['_IMAGESIZE']._serialized_start=1197
+  _globals['_IMAGESIZE']._serialized_end=1239
 # @@protoc_insertion_point(module_scope)

@@ -28,6 +28,9 @@ class GroundTruth(_message.Message):
     BOXES_FIELD_NUMBER: _builtins.int
     POINTS_FIELD_NUMBER: _builtins.int
     ANSWERS_FIELD_NUMBER: _builtins.int
+    MASKS_FIELD_NUMBER: _builtins.int
+    POSES_FIELD_NUMBER: _builtins.int
+    IMAGE_SIZE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def boxes(self) -> Global___BoxLabels:
         """Boxes of everything asked for."""
@@ -40,18 +43,35 @@ class GroundTruth(_message.Message):
     def answers(self) -> Global___AnswerLabels:
         """Answers, any of which is right."""
 
+    @_builtins.property
+    def masks(self) -> Global___MaskLabels:
+        """Masks of everything asked for."""
+
+    @_builtins.property
+    def poses(self) -> Global___PoseLabels:
+        """Keypoints of everything asked for."""
+
+    @_builtins.property
+    def image_size(self) -> Global___ImageSize:
+        """Size of the image in pixels, for answers in pixels and for distances on images that are not square. Unset: answers
+        in pixels cannot be read, and distances are taken as on a square.
+        """
+
     def __init__(
         self,
         *,
         boxes: Global___BoxLabels | None = ...,
         points: Global___PointLabels | None = ...,
         answers: Global___AnswerLabels | None = ...,
+        masks: Global___MaskLabels | None = ...,
+        poses: Global___PoseLabels | None = ...,
+        image_size: Global___ImageSize | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "boxes", b"boxes", "labels", b"labels", "points", b"points"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "boxes", b"boxes", "image_size", b"image_size", "labels", b"labels", "masks", b"masks", "points", b"points", "poses", b"poses"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "boxes", b"boxes", "labels", b"labels", "points", b"points"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answers", b"answers", "boxes", b"boxes", "image_size", b"image_size", "labels", b"labels", "masks", b"masks", "points", b"points", "poses", b"poses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_labels: _TypeAlias = _typing.Literal["boxes", "points", "answers"]  # noqa: Y015
+    _WhichOneofReturnType_labels: _TypeAlias = _typing.Literal["boxes", "points", "answers", "masks", "poses"]  # noqa: Y015
     _WhichOneofArgType_labels: _TypeAlias = _typing.Literal["labels", b"labels"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_labels) -> _WhichOneofReturnType_labels | None: ...
 
@@ -64,18 +84,24 @@ class BoxLabels(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     BOXES_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def boxes(self) -> _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Box]:
         """The boxes, in any order. Empty: labelled as having none."""
+
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What each box shows, one text each in the boxes' order. Empty: all are what was asked for."""
 
     def __init__(
         self,
         *,
         boxes: _abc.Iterable[_geometry_pb2.Box] | None = ...,
+        categories: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["boxes", b"boxes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["boxes", b"boxes", "categories", b"categories"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,3 +154,247 @@ class AnswerLabels(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AnswerLabels: _TypeAlias = AnswerLabels  # noqa: Y015
+
+@_typing.final
+class MaskLabels(_message.Message):
+    """The masks of everything asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MASKS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def masks(self) -> _containers.RepeatedCompositeFieldContainer[Global___Mask]:
+        """The masks, in any order, 64 at most. Empty: labelled as having none."""
+
+    def __init__(
+        self,
+        *,
+        masks: _abc.Iterable[Global___Mask] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["masks", b"masks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MaskLabels: _TypeAlias = MaskLabels  # noqa: Y015
+
+@_typing.final
+class Mask(_message.Message):
+    """Which part of an image belongs to an object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RLE_FIELD_NUMBER: _builtins.int
+    POLYGON_FIELD_NUMBER: _builtins.int
+    SVG_PATH_FIELD_NUMBER: _builtins.int
+    svg_path: _builtins.str
+    """Data of an SVG path, `M 0.1 0.1 L ...`, in 0..1 of the image, filled by the nonzero rule; at most 16384
+    characters.
+    """
+    @_builtins.property
+    def rle(self) -> Global___RleMask:
+        """Run lengths."""
+
+    @_builtins.property
+    def polygon(self) -> Global___PolygonMask:
+        """Polygons."""
+
+    def __init__(
+        self,
+        *,
+        rle: Global___RleMask | None = ...,
+        polygon: Global___PolygonMask | None = ...,
+        svg_path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["polygon", b"polygon", "rle", b"rle", "shape", b"shape", "svg_path", b"svg_path"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["polygon", b"polygon", "rle", b"rle", "shape", b"shape", "svg_path", b"svg_path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_shape: _TypeAlias = _typing.Literal["rle", "polygon", "svg_path"]  # noqa: Y015
+    _WhichOneofArgType_shape: _TypeAlias = _typing.Literal["shape", b"shape"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_shape) -> _WhichOneofReturnType_shape | None: ...
+
+Global___Mask: _TypeAlias = Mask  # noqa: Y015
+
+@_typing.final
+class RleMask(_message.Message):
+    """COCO's run lengths: pixels counted down the columns, left to right, alternately outside and inside."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    height: _builtins.int
+    """Height of the image in pixels, 1..65535."""
+    width: _builtins.int
+    """Width of the image in pixels, 1..65535."""
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Lengths of the runs, the first (possibly 0) outside; they sum to height * width. At most 65536 runs."""
+
+    def __init__(
+        self,
+        *,
+        height: _builtins.int = ...,
+        width: _builtins.int = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "height", b"height", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RleMask: _TypeAlias = RleMask  # noqa: Y015
+
+@_typing.final
+class PolygonMask(_message.Message):
+    """The union of rings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RINGS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def rings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ring]:
+        """The rings, 1..64."""
+
+    def __init__(
+        self,
+        *,
+        rings: _abc.Iterable[Global___Ring] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rings", b"rings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PolygonMask: _TypeAlias = PolygonMask  # noqa: Y015
+
+@_typing.final
+class Ring(_message.Message):
+    """A closed polygon: the last point joins the first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def points(self) -> _containers.RepeatedCompositeFieldContainer[_geometry_pb2.Point]:
+        """Its corners, 3..4096."""
+
+    def __init__(
+        self,
+        *,
+        points: _abc.Iterable[_geometry_pb2.Point] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["points", b"points"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ring: _TypeAlias = Ring  # noqa: Y015
+
+@_typing.final
+class PoseLabels(_message.Message):
+    """The poses of everything asked for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POSES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def poses(self) -> _containers.RepeatedCompositeFieldContainer[Global___Pose]:
+        """The poses, in any order, 64 at most. Empty: labelled as having none."""
+
+    def __init__(
+        self,
+        *,
+        poses: _abc.Iterable[Global___Pose] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["poses", b"poses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PoseLabels: _TypeAlias = PoseLabels  # noqa: Y015
+
+@_typing.final
+class Pose(_message.Message):
+    """Keypoints of one object."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEYPOINTS_FIELD_NUMBER: _builtins.int
+    AREA_FIELD_NUMBER: _builtins.int
+    area: _builtins.float
+    """The object's area as a share of the image's, more than 0 and at most 1."""
+    @_builtins.property
+    def keypoints(self) -> _containers.RepeatedCompositeFieldContainer[Global___Keypoint]:
+        """The keypoints in the data set's order, 1..256."""
+
+    def __init__(
+        self,
+        *,
+        keypoints: _abc.Iterable[Global___Keypoint] | None = ...,
+        area: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["area", b"area", "keypoints", b"keypoints"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Pose: _TypeAlias = Pose  # noqa: Y015
+
+@_typing.final
+class Keypoint(_message.Message):
+    """A named place of a pose, by its position in the list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POINT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def point(self) -> _geometry_pb2.Point:
+        """Where it is. Unset: nobody knows, and it is not scored."""
+
+    def __init__(
+        self,
+        *,
+        point: _geometry_pb2.Point | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["point", b"point"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["point", b"point"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Keypoint: _TypeAlias = Keypoint  # noqa: Y015
+
+@_typing.final
+class ImageSize(_message.Message):
+    """How large an image is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    width: _builtins.int
+    """Width in pixels, 1..65535."""
+    height: _builtins.int
+    """Height in pixels, 1..65535."""
+    def __init__(
+        self,
+        *,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImageSize: _TypeAlias = ImageSize  # noqa: Y015

@@ -74,6 +74,7 @@ class RewardReport(_message.Message):
     TIME_PER_GRADE_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     EXAMPLES_FIELD_NUMBER: _builtins.int
+    PROBES_FIELD_NUMBER: _builtins.int
     samples: _builtins.int
     """Samples graded, with failed ones."""
     parse_rate: _builtins.float
@@ -98,6 +99,10 @@ class RewardReport(_message.Message):
     def examples(self) -> _containers.RepeatedCompositeFieldContainer[Global___GradedExample]:
         """Some samples with their results, chosen to show the whole range."""
 
+    @_builtins.property
+    def probes(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewardProbe]:
+        """What the reward pays for answers that nobody should want. Empty: not tried."""
+
     def __init__(
         self,
         *,
@@ -110,10 +115,11 @@ class RewardReport(_message.Message):
         time_per_grade: _duration_pb2.Duration | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         examples: _abc.Iterable[Global___GradedExample] | None = ...,
+        probes: _abc.Iterable[Global___RewardProbe] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_mean", b"_mean", "_std", b"_std", "mean", b"mean", "std", b"std", "time_per_grade", b"time_per_grade"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean", b"_mean", "_std", b"_std", "dead_group_share", b"dead_group_share", "examples", b"examples", "failed_rate", b"failed_rate", "mean", b"mean", "parse_rate", b"parse_rate", "samples", b"samples", "std", b"std", "time_per_grade", b"time_per_grade", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean", b"_mean", "_std", b"_std", "dead_group_share", b"dead_group_share", "examples", b"examples", "failed_rate", b"failed_rate", "mean", b"mean", "parse_rate", b"parse_rate", "probes", b"probes", "samples", b"samples", "std", b"std", "time_per_grade", b"time_per_grade", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__mean: _TypeAlias = _typing.Literal["mean"]  # noqa: Y015
     _WhichOneofArgType__mean: _TypeAlias = _typing.Literal["_mean", b"_mean"]  # noqa: Y015
@@ -125,6 +131,38 @@ class RewardReport(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__std) -> _WhichOneofReturnType__std | None: ...
 
 Global___RewardReport: _TypeAlias = RewardReport  # noqa: Y015
+
+@_typing.final
+class RewardProbe(_message.Message):
+    """Made-up answers to every group's request, graded beside the real ones. Output only."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name, `silence` or `everything` say. Never empty."""
+    description: _builtins.str
+    """What was answered. Never empty."""
+    mean: _builtins.float
+    """Mean reward over the samples that have one. Unset: none has."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        mean: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_mean", b"_mean", "mean", b"mean"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_mean", b"_mean", "description", b"description", "mean", b"mean", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__mean: _TypeAlias = _typing.Literal["mean"]  # noqa: Y015
+    _WhichOneofArgType__mean: _TypeAlias = _typing.Literal["_mean", b"_mean"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean) -> _WhichOneofReturnType__mean | None: ...
+
+Global___RewardProbe: _TypeAlias = RewardProbe  # noqa: Y015
 
 @_typing.final
 class GradedExample(_message.Message):

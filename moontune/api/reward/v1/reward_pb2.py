@@ -28,7 +28,7 @@ from moontune.api.common.v1 import request_pb2 as moontune_dot_api_dot_common_do
 from moontune.api.common.v1 import skill_pb2 as moontune_dot_api_dot_common_dot_v1_dot_skill__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#moontune/api/reward/v1/reward.proto\x12\x16moontune.api.reward.v1\x1a)moontune/api/common/v1/ground_truth.proto\x1a#moontune/api/common/v1/output.proto\x1a$moontune/api/common/v1/request.proto\x1a\"moontune/api/common/v1/skill.proto\"I\n\nRewardSpec\x12;\n\ncomponents\x18\x01 \x03(\x0b\x32\'.moontune.api.reward.v1.RewardComponent\"\xf5\x01\n\x0fRewardComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04gate\x18\x03 \x01(\x08\x12K\n\nparameters\x18\x04 \x03(\x0b\x32\x37.moontune.api.reward.v1.RewardComponent.ParametersEntry\x1aY\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x35\n\x05value\x18\x02 \x01(\x0b\x32&.moontune.api.reward.v1.ParameterValue:\x02\x38\x01\x42\t\n\x07_weight\"K\n\x0eParameterValue\x12\x10\n\x06number\x18\x01 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0e\n\x04\x66lag\x18\x03 \x01(\x08H\x00\x42\x07\n\x05value\"\xb0\x01\n\x0cRewardSample\x12\x35\n\x07request\x18\x01 \x01(\x0b\x32$.moontune.api.common.v1.SkillRequest\x12.\n\x06output\x18\x02 \x01(\x0b\x32\x1e.moontune.api.common.v1.Output\x12\x39\n\x0cground_truth\x18\x03 \x01(\x0b\x32#.moontune.api.common.v1.GroundTruth\"\xf0\x01\n\x0cRewardResult\x12\x13\n\x06reward\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12H\n\ncomponents\x18\x02 \x03(\x0b\x32\x34.moontune.api.reward.v1.RewardResult.ComponentsEntry\x12\x33\n\x06status\x18\x03 \x01(\x0e\x32#.moontune.api.reward.v1.ParseStatus\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\t\n\x07_reward\"s\n\x0fRewardParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12=\n\rdefault_value\x18\x02 \x01(\x0b\x32&.moontune.api.reward.v1.ParameterValue\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xbd\x01\n\nRewardInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\x06skills\x18\x03 \x03(\x0e\x32\x1d.moontune.api.common.v1.Skill\x12;\n\nparameters\x18\x04 \x03(\x0b\x32\'.moontune.api.reward.v1.RewardParameter\x12\x0f\n\x07minimum\x18\x05 \x01(\x01\x12\x0f\n\x07maximum\x18\x06 \x01(\x01*t\n\x0bParseStatus\x12\x1c\n\x18PARSE_STATUS_UNSPECIFIED\x10\x00\x12\x13\n\x0fPARSE_STATUS_OK\x10\x01\x12\x19\n\x15PARSE_STATUS_UNPARSED\x10\x02\x12\x17\n\x13PARSE_STATUS_FAILED\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#moontune/api/reward/v1/reward.proto\x12\x16moontune.api.reward.v1\x1a)moontune/api/common/v1/ground_truth.proto\x1a#moontune/api/common/v1/output.proto\x1a$moontune/api/common/v1/request.proto\x1a\"moontune/api/common/v1/skill.proto\"I\n\nRewardSpec\x12;\n\ncomponents\x18\x01 \x03(\x0b\x32\'.moontune.api.reward.v1.RewardComponent\"\x90\x03\n\x0fRewardComponent\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x06weight\x18\x02 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04gate\x18\x03 \x01(\x08\x12K\n\nparameters\x18\x04 \x03(\x0b\x32\x37.moontune.api.reward.v1.RewardComponent.ParametersEntry\x12\x11\n\tnormalise\x18\x05 \x01(\x08\x12\x19\n\x0c\x63lip_minimum\x18\x06 \x01(\x01H\x01\x88\x01\x01\x12\x19\n\x0c\x63lip_maximum\x18\x07 \x01(\x01H\x02\x88\x01\x01\x12\x1b\n\x0egate_threshold\x18\x08 \x01(\x01H\x03\x88\x01\x01\x1aY\n\x0fParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x35\n\x05value\x18\x02 \x01(\x0b\x32&.moontune.api.reward.v1.ParameterValue:\x02\x38\x01\x42\t\n\x07_weightB\x0f\n\r_clip_minimumB\x0f\n\r_clip_maximumB\x11\n\x0f_gate_threshold\"K\n\x0eParameterValue\x12\x10\n\x06number\x18\x01 \x01(\x01H\x00\x12\x0e\n\x04text\x18\x02 \x01(\tH\x00\x12\x0e\n\x04\x66lag\x18\x03 \x01(\x08H\x00\x42\x07\n\x05value\"\xda\x01\n\x0cRewardSample\x12\x35\n\x07request\x18\x01 \x01(\x0b\x32$.moontune.api.common.v1.SkillRequest\x12.\n\x06output\x18\x02 \x01(\x0b\x32\x1e.moontune.api.common.v1.Output\x12\x39\n\x0cground_truth\x18\x03 \x01(\x0b\x32#.moontune.api.common.v1.GroundTruth\x12\x18\n\x0btoken_count\x18\x04 \x01(\x05H\x00\x88\x01\x01\x42\x0e\n\x0c_token_count\"\xf0\x01\n\x0cRewardResult\x12\x13\n\x06reward\x18\x01 \x01(\x01H\x00\x88\x01\x01\x12H\n\ncomponents\x18\x02 \x03(\x0b\x32\x34.moontune.api.reward.v1.RewardResult.ComponentsEntry\x12\x33\n\x06status\x18\x03 \x01(\x0e\x32#.moontune.api.reward.v1.ParseStatus\x12\x0e\n\x06\x64\x65tail\x18\x04 \x01(\t\x1a\x31\n\x0f\x43omponentsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\t\n\x07_reward\"s\n\x0fRewardParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12=\n\rdefault_value\x18\x02 \x01(\x0b\x32&.moontune.api.reward.v1.ParameterValue\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\"\xe8\x01\n\nRewardInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\x06skills\x18\x03 \x03(\x0e\x32\x1d.moontune.api.common.v1.Skill\x12;\n\nparameters\x18\x04 \x03(\x0b\x32\'.moontune.api.reward.v1.RewardParameter\x12\x0f\n\x07minimum\x18\x05 \x01(\x01\x12\x0f\n\x07maximum\x18\x06 \x01(\x01\x12\x19\n\x11parameters_schema\x18\x07 \x01(\t\x12\x0e\n\x06labels\x18\x08 \x03(\t*t\n\x0bParseStatus\x12\x1c\n\x18PARSE_STATUS_UNSPECIFIED\x10\x00\x12\x13\n\x0fPARSE_STATUS_OK\x10\x01\x12\x19\n\x15PARSE_STATUS_UNPARSED\x10\x02\x12\x17\n\x13PARSE_STATUS_FAILED\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,24 +39,24 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REWARDCOMPONENT_PARAMETERSENTRY']._serialized_options = b'8\001'
   _globals['_REWARDRESULT_COMPONENTSENTRY']._loaded_options = None
   _globals['_REWARDRESULT_COMPONENTSENTRY']._serialized_options = b'8\001'
-  _globals['_PARSESTATUS']._serialized_start=1348
-  _globals['_PARSESTATUS']._serialized_end=1464
+  _globals['_PARSESTATUS']._serialized_start=1588
+  _globals['_PARSESTATUS']._serialized_end=1704
   _globals['_REWARDSPEC']._serialized_start=217
   _globals['_REWARDSPEC']._serialized_end=290
   _globals['_REWARDCOMPONENT']._serialized_start=293
-  _globals['_REWARDCOMPONENT']._serialized_end=538
-  _globals['_REWARDCOMPONENT_PARAMETERSENTRY']._serialized_start=438
-  _globals['_REWARDCOMPONENT_PARAMETERSENTRY']._serialized_end=527
-  _globals['_PARAMETERVALUE']._serialized_start=540
-  _globals['_PARAMETERVALUE']._serialized_end=615
-  _globals['_REWARDSAMPLE']._serialized_start=618
-  _globals['_REWARDSAMPLE']._serialized_end=794
-  _globals['_REWARDRESULT']._serialized_start=797
-  _globals['_REWARDRESULT']._serialized_end=1037
-  _globals['_REWARDRESULT_COMPONENTSENTRY']._serialized_start=977
-  _globals['_REWARDRESULT_COMPONENTSENTRY']._serialized_end=1026
-  _globals['_REWARDPARAMETER']._serialized_start=1039
-  _globals['_REWARDPARAMETER']._serialized_end=1154
-  _globals['_REWARDINFO']._serialized_start=1157
-  _globals['_REWARDINFO']._serialized_end=1346
+  _globals['_REWARDCOMPONENT']._serialized_end=693
+  _globals['_REWARDCOMPONENT_PARAMETERSENTRY']._serialized_start=540
+  _globals['_REWARDCOMPONENT_PARAMETERSENTRY']._serialized_end=629
+  _globals['_PARAMETERVALUE']._serialized_start=695
+  _globals['_PARAMETERVALUE']._serialized_end=770
+  _globals['_REWARDSAMPLE']._serialized_start=773
+  _globals['_REWARDSAMPLE']._serialized_end=991
+  _globals['_REWARDRESULT']._serialized_start=994
+  _globals['_REWARDRESULT']._serialized_end=1234
+  _globals['_REWARDRESULT_COMPONENTSENTRY']._serialized_start=1174
+  _globals['_REWARDRESULT_COMPONENTSENTRY']._serialized_end=1223
+  _globals['_REWARDPARAMETER']._serialized_start=1236
+  _globals['_REWARDPARAMETER']._serialized_end=1351
+  _globals['_REWARDINFO']._serialized_start=1354
+  _globals['_REWARDINFO']._serialized_end=1586
 # @@protoc_insertion_point(module_scope)

@@ -106,12 +106,26 @@ class RewardComponent(_message.Message):
     WEIGHT_FIELD_NUMBER: _builtins.int
     GATE_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    NORMALISE_FIELD_NUMBER: _builtins.int
+    CLIP_MINIMUM_FIELD_NUMBER: _builtins.int
+    CLIP_MAXIMUM_FIELD_NUMBER: _builtins.int
+    GATE_THRESHOLD_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name of a reward in the catalogue (ListRewards). Required."""
     weight: _builtins.float
     """Its factor in the weighted mean, a finite number. Unset: 1."""
     gate: _builtins.bool
-    """When true the component does not add: the whole reward is 0 unless this one scores 1. Unset: it adds."""
+    """When true the component does not add: unless it scores its gate_threshold the whole reward is 0, or the least value
+    that the sum can take where that is below 0. Unset: it adds.
+    """
+    normalise: _builtins.bool
+    """When true its value is mapped from the range in the catalogue to 0..1 before it is weighted. Unset: as it is."""
+    clip_minimum: _builtins.float
+    """Values below are raised to this before weighting (after normalise), a finite number. Unset: not clipped below."""
+    clip_maximum: _builtins.float
+    """Values above are lowered to this before weighting (after normalise); more than clip_minimum. Unset: not clipped."""
+    gate_threshold: _builtins.float
+    """Least value of an open gate, before normalise. Unset: the largest value it can score."""
     @_builtins.property
     def parameters(self) -> _containers.MessageMap[_builtins.str, Global___ParameterValue]:
         """Parameters by name; those left out take the catalogue's defaults. Unknown names are refused."""
@@ -123,13 +137,30 @@ class RewardComponent(_message.Message):
         weight: _builtins.float | None = ...,
         gate: _builtins.bool = ...,
         parameters: _abc.Mapping[_builtins.str, Global___ParameterValue] | None = ...,
+        normalise: _builtins.bool = ...,
+        clip_minimum: _builtins.float | None = ...,
+        clip_maximum: _builtins.float | None = ...,
+        gate_threshold: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "weight", b"weight"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_clip_maximum", b"_clip_maximum", "_clip_minimum", b"_clip_minimum", "_gate_threshold", b"_gate_threshold", "_weight", b"_weight", "clip_maximum", b"clip_maximum", "clip_minimum", b"clip_minimum", "gate_threshold", b"gate_threshold", "weight", b"weight"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_weight", b"_weight", "gate", b"gate", "name", b"name", "parameters", b"parameters", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_clip_maximum", b"_clip_maximum", "_clip_minimum", b"_clip_minimum", "_gate_threshold", b"_gate_threshold", "_weight", b"_weight", "clip_maximum", b"clip_maximum", "clip_minimum", b"clip_minimum", "gate", b"gate", "gate_threshold", b"gate_threshold", "name", b"name", "normalise", b"normalise", "parameters", b"parameters", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__clip_maximum: _TypeAlias = _typing.Literal["clip_maximum"]  # noqa: Y015
+    _WhichOneofArgType__clip_maximum: _TypeAlias = _typing.Literal["_clip_maximum", b"_clip_maximum"]  # noqa: Y015
+    _WhichOneofReturnType__clip_minimum: _TypeAlias = _typing.Literal["clip_minimum"]  # noqa: Y015
+    _WhichOneofArgType__clip_minimum: _TypeAlias = _typing.Literal["_clip_minimum", b"_clip_minimum"]  # noqa: Y015
+    _WhichOneofReturnType__gate_threshold: _TypeAlias = _typing.Literal["gate_threshold"]  # noqa: Y015
+    _WhichOneofArgType__gate_threshold: _TypeAlias = _typing.Literal["_gate_threshold", b"_gate_threshold"]  # noqa: Y015
     _WhichOneofReturnType__weight: _TypeAlias = _typing.Literal["weight"]  # noqa: Y015
     _WhichOneofArgType__weight: _TypeAlias = _typing.Literal["_weight", b"_weight"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clip_maximum) -> _WhichOneofReturnType__clip_maximum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clip_minimum) -> _WhichOneofReturnType__clip_minimum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gate_threshold) -> _WhichOneofReturnType__gate_threshold | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight) -> _WhichOneofReturnType__weight | None: ...
 
 Global___RewardComponent: _TypeAlias = RewardComponent  # noqa: Y015
@@ -175,6 +206,11 @@ class RewardSample(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     OUTPUT_FIELD_NUMBER: _builtins.int
     GROUND_TRUTH_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNT_FIELD_NUMBER: _builtins.int
+    token_count: _builtins.int
+    """Tokens that the policy decided for the output, 0 or more, thinking included. Unset: not known; rewards of length
+    cannot score the sample.
+    """
     @_builtins.property
     def request(self) -> _request_pb2.SkillRequest:
         """What was asked; its image is usually named by digest only. Required."""
@@ -193,12 +229,15 @@ class RewardSample(_message.Message):
         request: _request_pb2.SkillRequest | None = ...,
         output: _output_pb2.Output | None = ...,
         ground_truth: _ground_truth_pb2.GroundTruth | None = ...,
+        token_count: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ground_truth", b"ground_truth", "output", b"output", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_token_count", b"_token_count", "ground_truth", b"ground_truth", "output", b"output", "request", b"request", "token_count", b"token_count"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ground_truth", b"ground_truth", "output", b"output", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_token_count", b"_token_count", "ground_truth", b"ground_truth", "output", b"output", "request", b"request", "token_count", b"token_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__token_count: _TypeAlias = _typing.Literal["token_count"]  # noqa: Y015
+    _WhichOneofArgType__token_count: _TypeAlias = _typing.Literal["_token_count", b"_token_count"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__token_count) -> _WhichOneofReturnType__token_count | None: ...
 
 Global___RewardSample: _TypeAlias = RewardSample  # noqa: Y015
 
@@ -304,6 +343,8 @@ class RewardInfo(_message.Message):
     PARAMETERS_FIELD_NUMBER: _builtins.int
     MINIMUM_FIELD_NUMBER: _builtins.int
     MAXIMUM_FIELD_NUMBER: _builtins.int
+    PARAMETERS_SCHEMA_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name. Never empty."""
     description: _builtins.str
@@ -312,6 +353,8 @@ class RewardInfo(_message.Message):
     """Least value it can score."""
     maximum: _builtins.float
     """Largest value it can score; the perfect answer's."""
+    parameters_schema: _builtins.str
+    """JSON schema (draft 2020-12) of an object with all parameters: kinds, ranges, defaults. Empty: not known."""
     @_builtins.property
     def skills(self) -> _containers.RepeatedScalarFieldContainer[_skill_pb2.Skill.ValueType]:
         """Skills it can score; at least one, none unspecified."""
@@ -319,6 +362,12 @@ class RewardInfo(_message.Message):
     @_builtins.property
     def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___RewardParameter]:
         """Its parameters. Empty: none."""
+
+    @_builtins.property
+    def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Kinds of ground truth it can read, as the fields of GroundTruth are named; one of them must be there. Empty: it
+        needs none.
+        """
 
     def __init__(
         self,
@@ -329,10 +378,12 @@ class RewardInfo(_message.Message):
         parameters: _abc.Iterable[Global___RewardParameter] | None = ...,
         minimum: _builtins.float = ...,
         maximum: _builtins.float = ...,
+        parameters_schema: _builtins.str = ...,
+        labels: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "maximum", b"maximum", "minimum", b"minimum", "name", b"name", "parameters", b"parameters", "skills", b"skills"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "labels", b"labels", "maximum", b"maximum", "minimum", b"minimum", "name", b"name", "parameters", b"parameters", "parameters_schema", b"parameters_schema", "skills", b"skills"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
