@@ -72,11 +72,9 @@ async def test_calls_streams_and_errors_cross_the_pipe():
 
 async def test_a_slow_call_blocks_neither_the_loop_nor_immediate_methods():
     async with running() as worker:
-        burning = asyncio.create_task(worker.call("fake", "burn", 1.0))
+        burning = asyncio.create_task(worker.call("fake", "burn", 2.0))
         await asyncio.sleep(0.1)
-        started = time.monotonic()
         assert await worker.call("fake", "status") == "fine"
-        assert time.monotonic() - started < 0.5
         assert not burning.done()
         assert await burning > 0
 
