@@ -1,4 +1,4 @@
-"""Configurations of the Moondream family. Every size is a field: the 2B, the 0.5B and moontune-tiny are one class.
+"""Configurations of the Moondream family. Every size is a field: 2 (2B, 0.5B), 3 and moontune-tiny are one class.
 
 JSON form: the dataclasses below, nested, with the same names; unknown keys, missing keys and wrong types are all
 reported at once. Fields with a default may be left out.
@@ -7,6 +7,7 @@ reported at once. Fields with a default may be left out.
 import json
 import reprlib
 from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
 from typing import TYPE_CHECKING, cast
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +17,7 @@ from moontune.errors import FieldViolation, InvalidField
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+_MAY_BE_ZERO = ("overlap_margin", "rotary_dim", "start_layer")
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 
@@ -52,8 +54,25 @@ class VisionConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class MoeConfig:
+    """A mixture of experts in place of the MLP, from layer `start_layer` (0-based) on.
+
+    experts: in each layer. experts_per_token: how many of them a token is sent to. inner_dim: of one expert.
+    """
+
+    experts: int
+    experts_per_token: int
+    inner_dim: int
+    start_layer: int
+
+
+@dataclass(frozen=True, slots=True)
 class TextConfig:
-    """The text transformer. rotary_dim: how many of the head's dimensions are rotated (even, at most head_dim)."""
+    """The text transformer.
+
+    rotary_dim: how many of the head's dimensions are rotated (even, at most head_dim). moe: None keeps a dense MLP in
+    every layer. tau: whether queries and values are scaled by token and position (Moondream 3).
+    """
 
     dim: int
     ff_dim: int
@@ -64,6 +83,12 @@ class TextConfig:
     max_context: int
     rotary_dim: int
     rope_theta: float = 10_000.0
+    moe: MoeConfig | None = None
+    tau: bool = False
+
+    def is_moe(self, layer: int) -> bool:
+        """Whether this layer (0-based) has experts."""
+        return self.moe is not None and layer >= self.moe.start_layer
 
     @property
     def head_dim(self) -> int:
@@ -73,12 +98,16 @@ class TextConfig:
 
 @dataclass(frozen=True, slots=True)
 class RegionConfig:
-    """The region head. Feature widths count cosines and sines together, so both are even."""
+    """The region head. Feature widths count cosines and sines together, so both are even.
+
+    inner_dim: hidden width of the decoders; None makes them linear (Moondream 3). norm: a LayerNorm before them.
+    """
 
     coord_feature_dim: int
     size_feature_dim: int
-    inner_dim: int
+    inner_dim: int | None
     bins: int = 1024
+    norm: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +127,29 @@ class CaptionTemplates:
     long: tuple[int, ...] = ()
 
 
+class Vocabulary(StrEnum):
+    """Which tokenizer the weights were trained with; see `moontune.model.tokenizer`."""
+
+    MOONDREAM = "moondream"
+    GPT2 = "gpt2"
+    ANY = "any"
+
+
+class GoOn(StrEnum):
+    """When another object follows: the odds of `coord_id` against `eos_id`, or of the likeliest token but `eos_id`."""
+
+    COORD = "coord"
+    ANY_TOKEN = "any_token"
+
+
 @dataclass(frozen=True, slots=True)
 class TokenizerConfig:
     """Special ids and prompt templates.
 
-    query.suffix ends a prompt that is answered at once; reasoning_suffix replaces it when the model thinks first.
-    Moondream 2 was trained on a doubled answer token there (`[3, 3]`) and on `[3, 4]` before reasoning.
-    object_text: how an object's name is tokenised, `{object}` stands for the name (a leading space upstream).
+    query.suffix ends a prompt that is answered at once; reasoning_suffix replaces it when the model thinks first, and
+    is empty for a base that cannot. Moondream 2 was trained on a doubled answer token (`[3, 3]`) and on `[3, 4]`
+    before reasoning. object_text, question_text: how a name or question is tokenised; `{object}` and `{question}`
+    stand for it (upstream puts a space before an object). vocabulary: which tokenizer file belongs to the weights.
     """
 
     bos_id: int
@@ -121,6 +166,9 @@ class TokenizerConfig:
     point: Template
     caption: CaptionTemplates = field(default_factory=CaptionTemplates)
     object_text: str = " {object}"
+    question_text: str = "{question}"
+    vocabulary: Vocabulary = Vocabulary.ANY
+    go_on: GoOn = GoOn.COORD
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +181,7 @@ class LimitsConfig:
 
 @dataclass(frozen=True, slots=True)
 class MoondreamConfig:
-    """A base model of the Moondream 2 architecture."""
+    """A base model of the Moondream architecture: 2, 3 and moontune-tiny are this class with different values."""
 
     name: str
     vision: VisionConfig
@@ -174,12 +222,15 @@ def _problem(error: "ErrorDetails") -> FieldViolation:
 
 
 def _not_positive(config: MoondreamConfig) -> list[FieldViolation]:
-    """Sizes of 0 or less; overlap_margin and rotary_dim may be 0."""
+    """Sizes of 0 or less; those of _MAY_BE_ZERO may be 0."""
+    parts = {"text": config.text, "text.moe": config.text.moe, "vision": config.vision, "region": config.region}
     return [
         FieldViolation(f"config.{part}.{item.name}", f"config.{part}.{item.name} must be more than 0")
-        for part, sizes in (("text", config.text), ("vision", config.vision), ("region", config.region))
+        for part, sizes in parts.items()
+        if sizes is not None
         for item in fields(sizes)
-        if item.name not in ("overlap_margin", "rotary_dim") and not cast("float", getattr(sizes, item.name)) > 0
+        if item.name not in _MAY_BE_ZERO and isinstance(value := cast("object", getattr(sizes, item.name)), int | float)
+        if not isinstance(value, bool) and not value > 0
     ]
 
 
@@ -211,7 +262,15 @@ def _contradictions(config: MoondreamConfig) -> list[FieldViolation]:
         (region.size_feature_dim % 2 == 0, "region.size_feature_dim", "even"),
         (region.bins > 1, "region.bins", "2 or more"),
         (config.prefix_length < text.max_context, "text.max_context", f"more than the prefix {config.prefix_length}"),
+        (not text.tau or text.kv_heads == text.heads, "text.tau", "false with grouped key/value heads"),
+        (
+            text.moe is None or text.moe.experts_per_token <= text.moe.experts,
+            "text.moe.experts_per_token",
+            "at most text.moe.experts",
+        ),
+        (text.moe is None or text.moe.start_layer >= 0, "text.moe.start_layer", "0 or more"),
         ("{object}" in tokenizer.object_text, "tokenizer.object_text", "a text with {object}"),
+        ("{question}" in tokenizer.question_text, "tokenizer.question_text", "a text with {question}"),
         *(
             (0 <= value < text.vocab_size, f"tokenizer.{name}", "an id of the vocabulary")
             for name, value in ids.items()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from moontune.model.codec import coord_values, size_values
+from moontune.model.codec import CoordDecoding, coord_values, size_values
 from moontune.model.decisions import Input, InputKind
 from moontune.model.kv_cache import KvCache
 from moontune.model.moondream import Moondream
@@ -58,7 +58,7 @@ def embed_prompt(model: Moondream, prompt: Prompt) -> Tensor:
     return embeds_LD.index_put((torch.tensor(at, device=model.device),), values)
 
 
-def embed_inputs(model: Moondream, inputs: Sequence[Input]) -> Tensor:
+def embed_inputs(model: Moondream, inputs: Sequence[Input], decoding: CoordDecoding = CoordDecoding.EXACT) -> Tensor:
     """[N, D]: decided tokens, coordinates and sizes, re-encoded from their ids and bins."""
     device, bins = model.device, model.config.region.bins
     kind_N, first_N, second_N = torch.tensor(
@@ -67,7 +67,7 @@ def embed_inputs(model: Moondream, inputs: Sequence[Input]) -> Tensor:
     embeds_ND = model.embed_tokens(first_N.masked_fill(kind_N != InputKind.TOKEN, 0))
     coord_at = (kind_N == InputKind.COORD).nonzero().flatten()
     if len(coord_at):
-        values = model.embed_coords(coord_values(first_N[coord_at], bins))
+        values = model.embed_coords(coord_values(first_N[coord_at], bins, decoding))
         embeds_ND = embeds_ND.index_put((coord_at,), values)
     size_at = (kind_N == InputKind.SIZE).nonzero().flatten()
     if len(size_at):

@@ -52,12 +52,12 @@ class FusedAttention(nn.Module):
         self.qkv = nn.Linear(dim, (heads + 2 * kv_heads) * self.head_dim)
         self.proj = nn.Linear(dim, dim)
 
-    def split(self, x_BTD: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [B, heads, T, head_dim], keys and values [B, kv_heads, T, head_dim]."""
-        batch, length, _ = x_BTD.shape
-        qkv = self.qkv(x_BTD).view(batch, length, self.heads + 2 * self.kv_heads, self.head_dim).transpose(1, 2)
-        q, k, v = qkv.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
-        return q, k, v
+    def split(self, qkv_BTC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The output of `qkv` as queries [B, heads, T, head_dim], keys and values [B, kv_heads, T, head_dim]."""
+        batch, length, _ = qkv_BTC.shape
+        parts = qkv_BTC.view(batch, length, self.heads + 2 * self.kv_heads, self.head_dim).transpose(1, 2)
+        past_k = self.heads + self.kv_heads
+        return parts[:, : self.heads], parts[:, self.heads : past_k], parts[:, past_k:]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask_BTS: Tensor | None) -> Tensor:
         """Softmax attention and the output projection: [B, T, D]. True in the mask means may attend."""

@@ -1,15 +1,17 @@
-"""A base model of the Moondream 2 architecture: vision, text and region, and the calls that everything else uses.
+"""A base model of the Moondream architecture (2, 3, tiny): vision, text and region, and the calls that others use.
 
 Sampler and learner run the same `hidden`; it takes any positions and any boolean mask, with or without a cache.
 Heads are computed in fp32 whatever the body's dtype: `cast_body` leaves them alone.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from moontune.imaging.crops import ImageCrops
-from moontune.model.config import MoondreamConfig
+from moontune.model.config import GoOn, MoondreamConfig
 from moontune.model.kv_cache import KvCache
 from moontune.model.region import Region
 from moontune.model.text import Text
@@ -90,10 +92,14 @@ class Moondream(nn.Module):
         """fp32 [..., V]."""
         return self.text.lm_head(self.text.post_ln(hidden.float()))
 
-    def go_logits(self, hidden: Tensor) -> Tensor:
-        """fp32 [..., 2]: stop (eos_id), go on (coord_id); the two rows of the language head."""
-        rows = [self.config.tokenizer.eos_id, self.config.tokenizer.coord_id]
-        head = self.text.lm_head
+    def go_logits(self, hidden: Tensor, go_on: GoOn | None = None) -> Tensor:
+        """fp32 [..., 2]: stop (eos_id), go on (see `GoOn`; None is the base's own)."""
+        special, head = self.config.tokenizer, self.text.lm_head
+        if (go_on or special.go_on) is GoOn.ANY_TOKEN:
+            logits = self.token_logits(hidden)
+            others = logits.index_fill(-1, torch.tensor([special.eos_id], device=logits.device), -math.inf)
+            return torch.stack((logits[..., special.eos_id], others.amax(dim=-1)), dim=-1)
+        rows = [special.eos_id, special.coord_id]
         return functional.linear(self.text.post_ln(hidden.float()), head.weight[rows], head.bias[rows])
 
     def coord_logits(self, hidden: Tensor) -> Tensor:

@@ -40,7 +40,9 @@ def build_prompt(request: SkillRequest, config: MoondreamConfig, tokenizer: Toke
             raise InvalidField.of("request.skill", "caption", f"query, point or detect: {config.name} has no captions")
         return Prompt(template)
     if request.skill is Skill.QUERY:
-        template, text = special.query, request.question
+        if request.reasoning and not special.reasoning_suffix:
+            raise InvalidField.of("request.reasoning", True, f"false: {config.name} was not trained to reason")
+        template, text = special.query, special.question_text.replace("{question}", request.question)
         suffix = special.reasoning_suffix if request.reasoning else template.suffix
     else:
         template = special.detect if request.skill is Skill.DETECT else special.point

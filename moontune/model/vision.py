@@ -21,7 +21,7 @@ class VisionBlock(nn.Module):
 
     def forward(self, x_NPE: Tensor) -> Tensor:
         """[N, P, E] to the same shape."""
-        q, k, v = self.attn.split(self.ln1(x_NPE))
+        q, k, v = self.attn.split(self.attn.qkv(self.ln1(x_NPE)))
         x_NPE = x_NPE + self.attn.attend(q, k, v, None)
         return x_NPE + self.mlp(self.ln2(x_NPE))
 
