@@ -30,7 +30,8 @@ from moontune.engine.engine import Engine
 from moontune.engine.order import AdapterRef, GenerationOrder
 from moontune.engine.settings import EngineSettings
 from moontune.model.base_model import BaseModel, load_base, share_base
-from moontune.model.lora import Adapters, LoraSpec
+from moontune.model.lora import Adapters
+from moontune.values.finetune import LoraSettings
 from moontune.values.image import Image
 from moontune.values.model_ref import PolicyVersion
 from moontune.values.request import SkillRequest
@@ -85,7 +86,7 @@ def orders(base: BaseModel, skill: Skill, adapter: AdapterRef | None = None) -> 
 def make_adapter(base: BaseModel, folder: Path) -> AdapterRef:
     """A rank-8 adapter on the text side whose delta is there but hardly changes the answers."""
     adapters = Adapters(share_base(base).module)
-    adapters.attach("bench", LoraSpec(8))
+    adapters.attach("bench", LoraSettings(8))
     with torch.no_grad():
         for name, parameter in adapters.parameters("bench").items():
             if ".lora_B." in name:

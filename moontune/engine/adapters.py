@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from moontune.engine.order import AdapterRef
-from moontune.model.lora import Adapters, LoraTarget
+from moontune.model.lora import Adapters
 from moontune.model.moondream import Moondream
 from moontune.values.engine import CacheStatus
+from moontune.values.finetune import LoraTarget
 
 
 class AdapterSlots:
@@ -43,7 +44,7 @@ class AdapterSlots:
 
     def vision_digest(self, ref: AdapterRef | None) -> str:
         """What image features depend on: the adapter's digest when it touches the vision tower, else ""."""
-        if ref is None or LoraTarget.VISION not in self._adapters.spec(_name(ref.digest)).targets:
+        if ref is None or LoraTarget.VISION not in self._adapters.settings(_name(ref.digest)).targets:
             return ""
         return ref.digest
 

@@ -14,8 +14,8 @@ from torch import nn
 
 from moontune.checkpoints.folder import verify_folder
 from moontune.errors import CheckpointCorrupt
-from moontune.model.lora import Adapters, LoraSpec, LoraTarget
-from moontune.values.finetune import Finetune, LoraSettings
+from moontune.model.lora import Adapters
+from moontune.values.finetune import Finetune
 from moontune.values.training import TrainSettings
 from services.trainer.step_folder import OptimiserState, load_moments, moments_of, read_optimiser
 from services.trainer.trainer_state import TrainerState
@@ -37,6 +37,7 @@ class LiveFinetune:
         for group in self.optimiser.param_groups:
             group["lr"] = settings.learning_rate
             group["betas"] = (settings.beta1, settings.beta2)
+            group["eps"] = settings.epsilon
             group["weight_decay"] = settings.weight_decay
 
     def state(self) -> OptimiserState:
@@ -63,7 +64,7 @@ class LiveFinetunes:
         """A fresh one, which answers as the base does; `keep` or `drop` it."""
         self.forget(finetune.id)
         self._make_room()
-        self._adapters.attach(finetune.id, lora_spec(finetune.lora), finetune.lora.seed)
+        self._adapters.attach(finetune.id, finetune.lora, finetune.kind)
         live = LiveFinetune(finetune.id, self._adapters.parameters(finetune.id))
         live.generator.manual_seed(finetune.lora.seed)
         return live
@@ -108,8 +109,3 @@ class LiveFinetunes:
         while len(self._held) >= self._capacity:
             _, oldest = self._held.popitem(last=False)
             self.drop(oldest)
-
-
-def lora_spec(lora: LoraSettings) -> LoraSpec:
-    """The adapter's form as the model layer has it."""
-    return LoraSpec(lora.rank, lora.alpha, tuple(LoraTarget(target.value) for target in lora.targets))

@@ -12,7 +12,8 @@ from moontune.engine.engine import Engine
 from moontune.engine.order import AdapterRef, GenerationOrder
 from moontune.engine.settings import EngineSettings
 from moontune.model.base_model import BaseModel, share_base
-from moontune.model.lora import Adapters, LoraSpec, LoraTarget
+from moontune.model.lora import Adapters
+from moontune.values.finetune import DEFAULT_TARGETS, LoraSettings, LoraTarget
 from moontune.values.geometry import Box, Point
 from moontune.values.image import Image
 from moontune.values.model_ref import PolicyVersion
@@ -97,8 +98,7 @@ def make_adapter(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> C
 
     def make(seed: int, targets: tuple[LoraTarget, ...] = (), rank: int = 4) -> AdapterRef:
         adapters = Adapters(share_base(base).module)
-        spec = LoraSpec(rank, targets=targets) if targets else LoraSpec(rank)
-        adapters.attach("made", spec, seed)
+        adapters.attach("made", LoraSettings(rank, targets=targets or DEFAULT_TARGETS, seed=seed))
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in sorted(adapters.parameters("made").items()):

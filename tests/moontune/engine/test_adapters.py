@@ -6,7 +6,7 @@ from moontune.engine.engine import Engine
 from moontune.engine.order import AdapterRef, GenerationOrder
 from moontune.engine.settings import EngineSettings
 from moontune.model.base_model import BaseModel
-from moontune.model.lora import LoraTarget
+from moontune.values.finetune import LoraTarget
 from moontune.values.skill import Skill
 from tests.moontune.engine.conftest import Caller, ask
 from tests.moontune.engine.test_engine import assert_same

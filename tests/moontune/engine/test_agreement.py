@@ -11,9 +11,10 @@ from moontune.engine.order import AdapterRef, GenerationOrder
 from moontune.imaging.crops import CropLayout, cut_crops
 from moontune.imaging.decode import decode_image
 from moontune.model.base_model import BaseModel, share_base
-from moontune.model.lora import Adapters, LoraTarget
+from moontune.model.lora import Adapters
 from moontune.model.prompt import build_prompt
 from moontune.model.scoring import ScoringGroup, ScoringRollout, score_groups
+from moontune.values.finetune import LoraTarget
 from moontune.values.geometry import Box, Point
 from moontune.values.request import SkillRequest
 from moontune.values.rollout import Head, RolloutGroup

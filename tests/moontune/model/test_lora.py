@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from moontune.errors import CheckpointCorrupt, InvalidField
 from moontune.model.base_model import BaseModel, share_base
-from moontune.model.lora import Adapters, LoraSpec, LoraTarget
+from moontune.model.lora import Adapters
 from moontune.model.moondream import Moondream
+from moontune.values.finetune import LoraSettings, LoraTarget
 
 ALL = tuple(LoraTarget)
 
@@ -49,7 +50,7 @@ def model(base: BaseModel) -> Moondream:
 def test_a_fresh_adapter_equals_the_base(model: Moondream) -> None:
     before = answer(model)
     adapters = Adapters(model)
-    adapters.attach("a", LoraSpec(rank=4, targets=ALL))
+    adapters.attach("a", LoraSettings(rank=4, targets=ALL))
     adapters.activate("a")
     assert torch.equal(answer(model), before)
 
@@ -57,7 +58,7 @@ def test_a_fresh_adapter_equals_the_base(model: Moondream) -> None:
 @pytest.mark.parametrize(("target", "layers"), [("text_attention", 4), ("text_mlp", 4), ("region", 6), ("vision", 10)])
 def test_each_target_acts_and_gets_gradients(model: Moondream, target: str, layers: int) -> None:
     adapters = Adapters(model)
-    adapters.attach("a", LoraSpec(rank=4, targets=(LoraTarget(target),)))
+    adapters.attach("a", LoraSettings(rank=4, targets=(LoraTarget(target),)))
     assert len(adapters.parameters("a")) == 2 * layers
     before = answer(model)
     randomise(adapters, "a", 0)
@@ -80,7 +81,7 @@ def test_by_hand(model: Moondream) -> None:
     layer = model.text.blocks[0].attn.qkv
     x = torch.randn(3, 48, generator=torch.Generator().manual_seed(0))
     plain = layer(x)
-    adapters.attach("a", LoraSpec(rank=4, alpha=6.0))
+    adapters.attach("a", LoraSettings(rank=4, alpha=6.0))
     randomise(adapters, "a", 1)
     adapters.activate("a")
     own = adapters.parameters("a")
@@ -92,7 +93,11 @@ def test_by_hand(model: Moondream) -> None:
 def test_adapters_of_other_ranks_and_targets_live_side_by_side(model: Moondream) -> None:
     bare = answer(model)
     adapters = Adapters(model)
-    forms = {"a": LoraSpec(rank=2), "b": LoraSpec(rank=8, targets=(LoraTarget.VISION,)), "c": LoraSpec(rank=3)}
+    forms = {
+        "a": LoraSettings(rank=2),
+        "b": LoraSettings(rank=8, targets=(LoraTarget.VISION,)),
+        "c": LoraSettings(rank=3),
+    }
     seen: dict[str, torch.Tensor] = {}
     for seed, (name, spec) in enumerate(forms.items()):
         adapters.attach(name, spec)
@@ -117,7 +122,7 @@ def test_adapters_of_other_ranks_and_targets_live_side_by_side(model: Moondream)
 def test_only_the_active_adapter_learns(model: Moondream) -> None:
     adapters = Adapters(model)
     for name in ("a", "b"):
-        adapters.attach(name, LoraSpec(rank=2))
+        adapters.attach(name, LoraSettings(rank=2))
     adapters.activate("b")
     trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trainable
@@ -132,7 +137,7 @@ def test_a_seed_gives_the_same_start_and_torchs_own_generator_does_not_matter(ba
     for global_seed, seed in ((1, 7), (2, 7), (1, 8)):
         torch.manual_seed(global_seed)
         adapters = Adapters(share_base(base).module)
-        adapters.attach("a", LoraSpec(rank=4), seed)
+        adapters.attach("a", LoraSettings(rank=4, seed=seed))
         starts.append({name: value.detach().clone() for name, value in adapters.parameters("a").items()})
     first, again, other = starts
     assert all(torch.equal(first[name], again[name]) for name in first)
@@ -142,7 +147,7 @@ def test_a_seed_gives_the_same_start_and_torchs_own_generator_does_not_matter(ba
 @torch.no_grad()
 def test_a_peft_directory_round_trips_and_peft_reads_it(base: BaseModel, tmp_path: Path) -> None:
     adapters = Adapters(share_base(base).module)
-    adapters.attach("a", LoraSpec(rank=4, alpha=5.0, targets=ALL))
+    adapters.attach("a", LoraSettings(rank=4, alpha=5.0, targets=ALL))
     randomise(adapters, "a", 3)
     adapters.save("a", tmp_path / "adapter")
     adapters.activate("a")
@@ -152,7 +157,7 @@ def test_a_peft_directory_round_trips_and_peft_reads_it(base: BaseModel, tmp_pat
         "adapter_model.safetensors",
     }
     again = Adapters(share_base(base).module)
-    assert again.load("other name", tmp_path / "adapter") == LoraSpec(rank=4, alpha=5.0, targets=ALL)
+    assert again.load("other name", tmp_path / "adapter") == LoraSettings(rank=4, alpha=5.0, targets=ALL)
     again.activate("other name")
     assert torch.equal(answer(again._module), wanted)
     by_peft = share_base(base).module
@@ -162,7 +167,7 @@ def test_a_peft_directory_round_trips_and_peft_reads_it(base: BaseModel, tmp_pat
 
 def write_adapter(base: BaseModel, folder: Path) -> dict[str, torch.Tensor]:
     adapters = Adapters(share_base(base).module)
-    adapters.attach("a", LoraSpec(rank=2))
+    adapters.attach("a", LoraSettings(rank=2))
     adapters.save("a", folder)
     return load_file(folder / "adapter_model.safetensors")
 
@@ -205,14 +210,14 @@ def test_damaged_directories(base: BaseModel, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
-        (LoraSpec(rank=0), "rank"),
-        (LoraSpec(rank=257), "rank"),
-        (LoraSpec(alpha=-1.0), "alpha"),
-        (LoraSpec(alpha=float("nan")), "alpha"),
-        (LoraSpec(targets=()), "targets"),
+        (LoraSettings(rank=0), "rank"),
+        (LoraSettings(rank=257), "rank"),
+        (LoraSettings(alpha=-1.0), "alpha"),
+        (LoraSettings(alpha=float("nan")), "alpha"),
+        (LoraSettings(targets=()), "targets"),
     ],
 )
-def test_forms_that_cannot_be(model: Moondream, spec: LoraSpec, field: str) -> None:
+def test_forms_that_cannot_be(model: Moondream, spec: LoraSettings, field: str) -> None:
     with pytest.raises(InvalidField, match=rf"lora\.{field}"):
         Adapters(model).attach("a", spec)
 
@@ -221,10 +226,10 @@ def test_an_adapter_in_one_tree_never_leaks_into_the_other(base: BaseModel) -> N
     """One thread trains B while the other answers with A, over the same base weights."""
     engine, learner = share_base(base), share_base(base)
     serving, training = Adapters(engine.module), Adapters(learner.module)
-    serving.attach("a", LoraSpec(rank=4))
+    serving.attach("a", LoraSettings(rank=4))
     randomise(serving, "a", 1)
     serving.activate("a")
-    training.attach("b", LoraSpec(rank=4))
+    training.attach("b", LoraSettings(rank=4))
     training.activate("b")
     with torch.no_grad():
         bare, wanted = answer(base.module), answer(engine.module)

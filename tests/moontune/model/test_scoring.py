@@ -10,10 +10,11 @@ from moontune.errors import InvalidField
 from moontune.model import inputs, sampling
 from moontune.model.base_model import BaseModel, share_base
 from moontune.model.decisions import Input, InputKind, Phase
-from moontune.model.lora import Adapters, LoraSpec, LoraTarget
+from moontune.model.lora import Adapters
 from moontune.model.moondream import Moondream
 from moontune.model.prompt import Prompt, build_prompt
 from moontune.model.scoring import ScoringGroup, ScoringRollout, head_logits, score_groups
+from moontune.values.finetune import LoraSettings, LoraTarget
 from moontune.values.geometry import Box, Point
 from moontune.values.image import Image
 from moontune.values.request import SkillRequest
@@ -141,7 +142,7 @@ def adapted(base: BaseModel) -> BaseModel:
     shared = share_base(base)
     adapters = Adapters(shared.module)
     targets = (LoraTarget.TEXT_ATTENTION, LoraTarget.TEXT_MLP, LoraTarget.REGION)
-    adapters.attach("a", LoraSpec(rank=4, targets=targets), seed=1)
+    adapters.attach("a", LoraSettings(rank=4, targets=targets, seed=1))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in adapters.parameters("a").values():
@@ -197,7 +198,7 @@ def test_distributions_sum_to_one_and_hold_the_choices(base: BaseModel) -> None:
 def test_the_gradient_changes_when_the_image_changes(base: BaseModel) -> None:
     model = share_base(base).module
     adapters = Adapters(model)
-    adapters.attach("a", LoraSpec(rank=2), seed=0)
+    adapters.attach("a", LoraSettings(rank=2))
     adapters.activate("a")
     groups = mixed_groups(model, base, per_group=1)[:1]
 
