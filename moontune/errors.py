@@ -225,6 +225,12 @@ class InvalidState(MoontuneError):
     code, reason = Code.FAILED_PRECONDITION, "INVALID_STATE"
 
 
+class SandboxMissing(MoontuneError):
+    """User code may not run here: a layer of the sandbox is missing; the message and `layers` say which."""
+
+    code, reason = Code.FAILED_PRECONDITION, "SANDBOX_MISSING"
+
+
 class Unauthenticated(MoontuneError):
     """No key, or one that is not known."""
 

@@ -76,6 +76,19 @@ SCORE_SECONDS = MetricName(
     "moontune_reward_seconds", Kind.HISTOGRAM, "Seconds to score one sample.", ("reward",), RPC_SECONDS
 )
 
+USER_FAILURES = MetricName(
+    "moontune_reward_user_failures_total",
+    Kind.COUNTER,
+    "Samples that a user's reward gave no grade, by kind of source and by failure.",
+    ("source", "failure"),
+)
+DISAGREEMENTS = MetricName(
+    "moontune_reward_disagreements_total",
+    Kind.COUNTER,
+    "Samples whose reward changed when their batch was scored again in another order.",
+)
+SANDBOX_STARTS = MetricName("moontune_sandbox_starts_total", Kind.COUNTER, "Jails started.", ("language",))
+
 TRAIN_STEPS = MetricName(
     "moontune_train_steps_total", Kind.COUNTER, "Steps asked for, by outcome: applied, dropped, replayed.", ("outcome",)
 )
@@ -127,7 +140,9 @@ class TrainKey(StrEnum):
     STALENESS_MAX = "staleness_max"
     STALE_GROUPS = "stale_groups"
     UNVERIFIED_GROUPS = "unverified_groups"
+    INJECTED_GROUPS = "injected_groups"
     TRUNCATED_SHARE = "truncated_share"
+    OVERLONG_SHARE = "overlong_share"
     ADVANTAGE_STD = "advantage_std"
     GRAD_NORM = "grad_norm"
     LEARNING_RATE = "learning_rate"
@@ -138,6 +153,7 @@ class TrainKey(StrEnum):
     N_ROLLOUTS = "n_rollouts"
     N_DECISIONS = "n_decisions"
     DECISIONS_MEAN = "decisions_mean"
+    SECONDS_UPLOAD = "seconds_upload"
     SECONDS_PREPARE = "seconds_prepare"
     SECONDS_FORWARD = "seconds_forward"
     SECONDS_BACKWARD = "seconds_backward"
