@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, cast
 from pydantic import TypeAdapter, ValidationError
 
 from moontune.errors import FieldViolation, InvalidField
+from moontune.imaging.crops import CropLayout
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -51,6 +52,11 @@ class VisionConfig:
     def tokens(self) -> int:
         """Image tokens P of any image: grid squared, however many crops."""
         return self.grid * self.grid
+
+    @property
+    def crop_layout(self) -> CropLayout:
+        """How an image is cut for this tower."""
+        return CropLayout(self.crop_size, self.overlap_margin * self.patch_size, self.max_crops)
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,3 +101,15 @@ def prefill(
     )
     last_BD = hidden_BTD[torch.arange(batch, device=model.device), lengths_B - 1]
     return Prefilled(cache, last_BD, lengths_B)
+
+
+def step(
+    model: Moondream,
+    ready: Prefilled,
+    inputs: Sequence[Input],
+    decoding: CoordDecoding = CoordDecoding.EXACT,
+) -> Prefilled:
+    """Feed each of the B rows one decided input; the cache of `ready` is appended to."""
+    embeds_B1D = embed_inputs(model, inputs, decoding).unsqueeze(1)
+    hidden_B1D = model.hidden(embeds_B1D, ready.positions_B[:, None], cache=ready.cache)
+    return Prefilled(ready.cache, hidden_B1D[:, 0], ready.positions_B + 1)

@@ -48,10 +48,16 @@ class Moondream(nn.Module):
 
     def encode_image(self, crops: ImageCrops) -> Tensor:
         """Image tokens [P, D] of one image: the global crop and the local ones."""
-        pixels = torch.from_numpy(crops.pixels).to(self.device)
-        features_NPE = self.encode_crops(normalise(pixels))
+        return self.join_crops(self.encode_pixels(torch.from_numpy(crops.pixels).to(self.device)), crops.tiling)
+
+    def encode_pixels(self, pixels_NHWC: Tensor) -> Tensor:
+        """Vision features [N, P, E] of uint8 crops."""
+        return self.encode_crops(normalise(pixels_NHWC, self.vision.pos_emb.dtype))
+
+    def join_crops(self, features_NPE: Tensor, tiling: tuple[int, int]) -> Tensor:
+        """Image tokens [P, D] of one image's crops, the global one first."""
         # One tile is the global crop itself, so it is not there a second time.
-        local_BPE = features_NPE[:1] if len(features_NPE) == 1 else self.vision.stitch(features_NPE[1:], crops.tiling)
+        local_BPE = features_NPE[:1] if len(features_NPE) == 1 else self.vision.stitch(features_NPE[1:], tiling)
         return self.project(features_NPE[:1], local_BPE)[0]
 
     def encode_crops(self, crops_NCHW: Tensor) -> Tensor:
@@ -124,9 +130,9 @@ class Moondream(nn.Module):
         return KvCache.empty(text.layers, batch, text.kv_heads, text.head_dim, capacity, self.dtype, str(self.device))
 
 
-def normalise(pixels_NHWC: Tensor) -> Tensor:
-    """uint8 pixels to fp32 [N, C, H, W] in -1..1: (x / 255 - 0.5) / 0.5."""
-    return (pixels_NHWC.permute(0, 3, 1, 2).float() / 255.0 - 0.5) / 0.5
+def normalise(pixels_NHWC: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 pixels to [N, C, H, W] in -1..1: (x / 255 - 0.5) / 0.5, each step in `dtype`, as upstream does in bf16."""
+    return (pixels_NHWC.permute(0, 3, 1, 2).to(dtype) / 255.0 - 0.5) / 0.5
 
 
 def causal_mask(length: int, cache: KvCache | None, device: torch.device) -> Tensor:

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from moontune.errors import InvalidField
 from moontune.model import inputs
+from moontune.model.config import GoOn
 from moontune.model.decisions import DecisionLayout, layout
 from moontune.model.moondream import Moondream
 from moontune.model.prompt import Prompt
@@ -60,6 +61,15 @@ class ScoredBatch:
     entropies_M: Tensor
     spans: tuple[tuple[slice, ...], ...]
     distributions: Mapping[Head, tuple[Tensor, Tensor]]
+
+    def part(self, start: int, stop: int) -> "ScoredBatch":
+        """The decisions start..stop as a batch of their own, without spans."""
+        inside = {
+            head: (at_N[kept_N] - start, logprobs_NK[kept_N])
+            for head, (at_N, logprobs_NK) in self.distributions.items()
+            if bool((kept_N := (at_N >= start) & (at_N < stop)).any())
+        }
+        return ScoredBatch(self.logprobs_M[start:stop], self.entropies_M[start:stop], (), inside)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -201,12 +211,12 @@ def _read_heads(model: Moondream, hidden_MD: Tensor, flat: _Flat, distributions:
     return ScoredBatch(logprobs_M, entropies_M, tuple(flat.spans), kept)
 
 
-def head_logits(model: Moondream, head: Head, hidden_ND: Tensor) -> Tensor:
-    """fp32 logits [N, K] of one head at hidden states [N, D]."""
+def head_logits(model: Moondream, head: Head, hidden_ND: Tensor, go_on: GoOn | None = None) -> Tensor:
+    """fp32 logits [N, K] of one head at hidden states [N, D]. go_on: of GO; None is the base's own rule."""
     if head is Head.TOKEN:
         return model.token_logits(hidden_ND)
     if head is Head.GO:
-        return model.go_logits(hidden_ND)
+        return model.go_logits(hidden_ND, go_on)
     if head in (Head.X, Head.Y):
         return model.coord_logits(hidden_ND)
     return model.size_logits(hidden_ND)[:, 0 if head is Head.WIDTH else 1]

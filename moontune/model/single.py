@@ -5,21 +5,19 @@ with upstream's. Choices go through `sampling`, places through `decisions`, like
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from moontune.model import inputs, sampling
+from moontune.model import sampling
 from moontune.model.config import GoOn
 from moontune.model.conventions import OURS, Conventions
 from moontune.model.decisions import Input, InputKind, Phase
-from moontune.model.moondream import Moondream
-from moontune.model.prompt import Prompt
-from moontune.model.scoring import head_logits
+from moontune.model.family import Family
+from moontune.values.request import SkillRequest
 from moontune.values.rollout import Decision, FinishReason, Head
-from moontune.values.sampling import SamplingSettings
 from moontune.values.skill import Skill
 
 
@@ -34,66 +32,62 @@ class Generated:
 
 @torch.no_grad()
 def generate(
-    model: Moondream,
-    image_PD: Tensor | None,
-    prompt: Prompt,
-    skill: Skill,
-    settings: SamplingSettings,
+    family: Family,
+    request: SkillRequest,
+    image_PD: Tensor | None = None,
     *,
-    reasoning: bool = False,
     seed: int = 0,
     conventions: Conventions = OURS,
     on_decision: Callable[[Decision], None] | None = None,
 ) -> Generated:
-    """Answer one prompt; the same seed gives the same rollout. max_tokens bounds thinking and answer apart.
+    """Answer a validated request; the same seed gives the same rollout, greedy where the temperature is 0.
 
-    on_decision: called with each decision as it is taken. Greedy where the temperature is 0.
+    image_PD: the image's tokens, None without one. max_tokens bounds thinking and answer apart. on_decision: called
+    with each decision as it is taken.
     """
-    row = _Row(model, image_PD, prompt, settings, seed, conventions, on_decision)
-    if skill in (Skill.DETECT, Skill.POINT):
-        stopped = row.find(sized=skill is Skill.DETECT)
+    row = _Row(family, request, image_PD, seed, conventions, on_decision)
+    if request.skill in (Skill.DETECT, Skill.POINT):
+        stopped = row.find(sized=request.skill is Skill.DETECT)
         return Generated(tuple(row.decisions), 0, FinishReason.STOP if stopped else FinishReason.LENGTH)
     thinking = 0
-    if reasoning:
+    if request.reasoning:
         stopped = row.say(Phase.THINKING)
         thinking = len(row.decisions) - stopped
-        row.feed(Input(InputKind.TOKEN, model.config.tokenizer.answer_id))
+        row.feed(Input(InputKind.TOKEN, family.special.answer_id))
     stopped = row.say(Phase.ANSWER)
     return Generated(tuple(row.decisions), thinking, FinishReason.STOP if stopped else FinishReason.LENGTH)
 
 
 class _Row:
-    """Cache, last hidden state and position of one rollout, and the decisions it took."""
+    """Where one rollout stands, and the decisions it took."""
 
     def __init__(
         self,
-        model: Moondream,
+        family: Family,
+        request: SkillRequest,
         image_PD: Tensor | None,
-        prompt: Prompt,
-        settings: SamplingSettings,
         seed: int,
         conventions: Conventions,
         on_decision: Callable[[Decision], None] | None,
     ) -> None:
-        self.model, self.settings, self.conventions = model, settings, conventions
+        self.family, self.settings, self.conventions = family, request.settings, conventions
         self.decisions: list[Decision] = []
         self._tell = on_decision
-        ready = inputs.prefill(model, [image_PD], [prompt])
-        self._cache, self._hidden_1D, self._at = ready.cache, ready.hidden_BD, int(ready.positions_B)
+        self._ready = family.prefill([image_PD], [family.prompt(request)])
+        self._left = family.max_context - int(self._ready.positions_B)
         self._dice = random.Random(seed)
-        self._heat = torch.tensor([settings.temperature], device=model.device)
-        self._top_p = torch.tensor([settings.top_p], device=model.device)
-        self._allowed = {phase: sampling.allowed_tokens([phase], model.config, model.device) for phase in Phase}
+        self._heat = torch.tensor([self.settings.temperature], device=family.device)
+        self._top_p = torch.tensor([self.settings.top_p], device=family.device)
 
     def say(self, phase: Phase) -> bool:
         """Decide and feed tokens until the phase's end, which is not fed; True when it came before the limit."""
-        special = self.model.config.tokenizer
+        special = self.family.special
         end, axis = special.eos_id if phase is Phase.ANSWER else special.answer_id, 0
         for count in range(self.settings.max_tokens):
-            if self._full():
+            if self._left < 1:
                 return False
             free = self.conventions.free_first and count == 0
-            token = self.decide(Head.TOKEN, None if free else self._allowed[phase])
+            token = self.decide(Head.TOKEN, () if free else self.family.suppressed(phase))
             if token == end:
                 return True
             if phase is Phase.THINKING and token == special.coord_id:
@@ -105,9 +99,10 @@ class _Row:
 
     def find(self, sized: bool) -> bool:
         """Decide and feed objects until the model says stop; True when it came before the limit."""
-        most = min(self.settings.max_objects, self.settings.max_tokens // (3 if sized else 2))
+        positions = 3 if sized else 2
+        most = min(self.settings.max_objects, self.settings.max_tokens // positions)
         for count in range(most):
-            if self._full(3):
+            if self._left < positions:
                 return False
             if not self._go_on(free=self.conventions.free_first and count == 0):
                 return True
@@ -118,17 +113,14 @@ class _Row:
                 self.feed(Input(InputKind.SIZE, width, self.decide(Head.HEIGHT)))
         return False
 
-    def decide(self, head: Head, allowed_1K: Tensor | None = None, logits_1K: Tensor | None = None) -> int:
+    def decide(self, head: Head, suppressed: Sequence[int] = (), go_on: GoOn | None = None) -> int:
         """Choose, record, and return the choice."""
-        logits_1K = head_logits(self.model, head, self._hidden_1D) if logits_1K is None else logits_1K
-        if self.settings.temperature == 0:
-            masked_1K = logits_1K if allowed_1K is None else logits_1K.masked_fill(~allowed_1K, sampling.NEVER)
-            decision = Decision(head, int(masked_1K.argmax(dim=-1)), 0.0)
-        else:
-            uniform_1 = torch.tensor([self._dice.random()], dtype=torch.float64, device=self.model.device)
-            top_p_1 = self._top_p if head is Head.TOKEN else None
-            drawn = sampling.sample(logits_1K, self._heat, uniform_1, allowed_1K, top_p_1)
-            decision = Decision(head, int(drawn.choices_N), float(drawn.log_probs_N), drawn.nuclei[0])
+        logits_1K = self.family.head_logits(head, self._ready.hidden_BD, go_on)
+        allowed_1K = None
+        if suppressed:
+            allowed_1K = torch.ones_like(logits_1K, dtype=torch.bool)
+            allowed_1K[:, list(suppressed)] = False
+        decision = self._greedy(head, logits_1K, allowed_1K) or self._drawn(head, logits_1K, allowed_1K)
         self.decisions.append(decision)
         if self._tell is not None:
             self._tell(decision)
@@ -136,14 +128,20 @@ class _Row:
 
     def feed(self, item: Input) -> None:
         """Run one more position."""
-        embeds_1D = inputs.embed_inputs(self.model, [item], self.conventions.decoding)
-        position_11 = torch.tensor([[self._at]], device=self.model.device)
-        self._hidden_1D = self.model.hidden(embeds_1D[None], position_11, cache=self._cache)[:, -1]
-        self._at += 1
+        self._ready = self.family.step(self._ready, [item], self.conventions)
+        self._left -= 1
 
     def _go_on(self, free: bool) -> bool:
-        logits_12 = self.model.go_logits(self._hidden_1D, GoOn.ANY_TOKEN) if free else None
-        return bool(self.decide(Head.GO, logits_1K=logits_12))
+        return bool(self.decide(Head.GO, go_on=GoOn.ANY_TOKEN if free else None))
 
-    def _full(self, needed: int = 1) -> bool:
-        return self._at + needed > self.model.config.text.max_context
+    def _greedy(self, head: Head, logits_1K: Tensor, allowed_1K: Tensor | None) -> Decision | None:
+        if self.settings.temperature > 0:
+            return None
+        masked_1K = logits_1K if allowed_1K is None else logits_1K.masked_fill(~allowed_1K, sampling.NEVER)
+        return Decision(head, int(masked_1K.argmax(dim=-1)), 0.0)
+
+    def _drawn(self, head: Head, logits_1K: Tensor, allowed_1K: Tensor | None) -> Decision:
+        uniform_1 = torch.tensor([self._dice.random()], dtype=torch.float64, device=self.family.device)
+        top_p_1 = self._top_p if head is Head.TOKEN else None
+        drawn = sampling.sample(logits_1K, self._heat, uniform_1, allowed_1K, top_p_1)
+        return Decision(head, int(drawn.choices_N), float(drawn.log_probs_N), drawn.nuclei[0])
