@@ -23,7 +23,7 @@ class UserCode:
 
 @dataclass(frozen=True, slots=True)
 class ContainerReward:
-    """A container image by digest that speaks RewardPluginService; command () is the image's own."""
+    """A container image by digest that answers samples line by line; command () is the image's own, timeout a sample's."""
 
     image: str
     command: tuple[str, ...] = ()
@@ -56,9 +56,14 @@ RewardSource = UserCode | ContainerReward | RemoteReward | JudgeReward
 
 @dataclass(frozen=True, slots=True)
 class RewardDefinition:
-    """A name in the organisation's catalogue, the skills it can score, and how it is computed."""
+    """A name in the organisation's catalogue, the skills it can score, and how it is computed.
+
+    minimum, maximum: the range that results have to be in; a remote reward describes its own.
+    """
 
     name: str
     skills: tuple[Skill, ...]
     source: RewardSource
     description: str = ""
+    minimum: float = 0.0
+    maximum: float = 1.0

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+from google.protobuf import json_format
+
 from moontune.api.reward.v1 import reward_pb2
 from moontune.errors import InvalidField
 from moontune.values.ground_truth import GroundTruth
@@ -190,6 +192,16 @@ def reward_info_from_proto(message: reward_pb2.RewardInfo, field: str = "reward"
         parameters_schema=message.parameters_schema,
         labels=tuple(message.labels),
     )
+
+
+def reward_info_to_json(info: RewardInfo) -> str:
+    """The message as JSON, for storing."""
+    return json_format.MessageToJson(reward_info_to_proto(info), sort_keys=True, indent=None)
+
+
+def reward_info_from_json(text: str) -> RewardInfo:
+    """The value from `reward_info_to_json`."""
+    return reward_info_from_proto(json_format.Parse(text, reward_pb2.RewardInfo()))
 
 
 def _reward_parameter_from_proto(message: reward_pb2.RewardParameter, field: str) -> RewardParameter:

@@ -1,5 +1,7 @@
 """Rewards that users bring."""
 
+from google.protobuf import json_format
+
 from moontune.api.reward.v1 import definition_pb2
 from moontune.errors import InvalidField
 from moontune.values.reward_definition import (
@@ -11,7 +13,7 @@ from moontune.values.reward_definition import (
     RewardSource,
     UserCode,
 )
-from moontune.wire.checks import EnumMap, each, encodes, required, text
+from moontune.wire.checks import EnumMap, each, encodes, finite, required, text
 from moontune.wire.moments import duration_from_proto, duration_to_proto
 from moontune.wire.skill import skill_from_proto, skill_to_proto
 
@@ -32,6 +34,8 @@ def reward_definition_to_proto(definition: RewardDefinition) -> definition_pb2.R
         name=definition.name,
         description=definition.description,
         skills=[skill_to_proto(skill) for skill in definition.skills],
+        minimum=definition.minimum,
+        maximum=definition.maximum,
     )
     match definition.source:
         case UserCode(language, source):
@@ -65,12 +69,28 @@ def reward_definition_from_proto(
 ) -> RewardDefinition:
     """The value; hosts are checked against the operator's list elsewhere."""
     required(bool(message.skills), f"{field}.skills", "at least one skill")
+    minimum = finite(message.minimum, f"{field}.minimum")
+    maximum = finite(message.maximum, f"{field}.maximum") if message.HasField("maximum") else 1.0
+    if not minimum < maximum:
+        raise InvalidField.of(f"{field}.maximum", maximum, f"more than the minimum, {minimum:g}")
     return RewardDefinition(
         name=text(message.name, f"{field}.name"),
         skills=each(f"{field}.skills", message.skills, skill_from_proto),
         source=_source_from_proto(message, field),
         description=message.description,
+        minimum=minimum,
+        maximum=maximum,
     )
+
+
+def reward_definition_to_json(definition: RewardDefinition) -> str:
+    """The message as JSON with sorted keys: what is stored, and what a version is the digest of."""
+    return json_format.MessageToJson(reward_definition_to_proto(definition), sort_keys=True, indent=None)
+
+
+def reward_definition_from_json(text: str) -> RewardDefinition:
+    """The value from `reward_definition_to_json`."""
+    return reward_definition_from_proto(json_format.Parse(text, definition_pb2.RewardDefinition()))
 
 
 def _source_from_proto(message: definition_pb2.RewardDefinition, field: str) -> RewardSource:

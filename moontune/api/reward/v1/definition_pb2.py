@@ -26,23 +26,23 @@ from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb
 from moontune.api.common.v1 import skill_pb2 as moontune_dot_api_dot_common_dot_v1_dot_skill__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'moontune/api/reward/v1/definition.proto\x12\x16moontune.api.reward.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\"moontune/api/common/v1/skill.proto\"\xcc\x02\n\x10RewardDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\x06skills\x18\x03 \x03(\x0e\x32\x1d.moontune.api.common.v1.Skill\x12\x30\n\x04\x63ode\x18\x04 \x01(\x0b\x32 .moontune.api.reward.v1.UserCodeH\x00\x12<\n\tcontainer\x18\x05 \x01(\x0b\x32\'.moontune.api.reward.v1.ContainerRewardH\x00\x12\x36\n\x06remote\x18\x06 \x01(\x0b\x32$.moontune.api.reward.v1.RemoteRewardH\x00\x12\x34\n\x05judge\x18\x07 \x01(\x0b\x32#.moontune.api.reward.v1.JudgeRewardH\x00\x42\x08\n\x06source\"R\n\x08UserCode\x12\x36\n\x08language\x18\x01 \x01(\x0e\x32$.moontune.api.reward.v1.CodeLanguage\x12\x0e\n\x06source\x18\x02 \x01(\t\"]\n\x0f\x43ontainerReward\x12\r\n\x05image\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x03(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"~\n\x0cRemoteReward\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x0fmax_concurrency\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x12\n\x10_max_concurrency\"\xb0\x01\n\x0bJudgeReward\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06rubric\x18\x03 \x01(\t\x12\x12\n\nwith_image\x18\x04 \x01(\x08\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x0fmax_concurrency\x18\x06 \x01(\x05H\x00\x88\x01\x01\x42\x12\n\x10_max_concurrency*e\n\x0c\x43odeLanguage\x12\x1d\n\x19\x43ODE_LANGUAGE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ODE_LANGUAGE_PYTHON\x10\x01\x12\x1c\n\x18\x43ODE_LANGUAGE_JAVASCRIPT\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'moontune/api/reward/v1/definition.proto\x12\x16moontune.api.reward.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\"moontune/api/common/v1/skill.proto\"\x90\x03\n\x10RewardDefinition\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\x06skills\x18\x03 \x03(\x0e\x32\x1d.moontune.api.common.v1.Skill\x12\x30\n\x04\x63ode\x18\x04 \x01(\x0b\x32 .moontune.api.reward.v1.UserCodeH\x00\x12<\n\tcontainer\x18\x05 \x01(\x0b\x32\'.moontune.api.reward.v1.ContainerRewardH\x00\x12\x36\n\x06remote\x18\x06 \x01(\x0b\x32$.moontune.api.reward.v1.RemoteRewardH\x00\x12\x34\n\x05judge\x18\x07 \x01(\x0b\x32#.moontune.api.reward.v1.JudgeRewardH\x00\x12\x14\n\x07minimum\x18\x08 \x01(\x01H\x01\x88\x01\x01\x12\x14\n\x07maximum\x18\t \x01(\x01H\x02\x88\x01\x01\x42\x08\n\x06sourceB\n\n\x08_minimumB\n\n\x08_maximum\"R\n\x08UserCode\x12\x36\n\x08language\x18\x01 \x01(\x0e\x32$.moontune.api.reward.v1.CodeLanguage\x12\x0e\n\x06source\x18\x02 \x01(\t\"]\n\x0f\x43ontainerReward\x12\r\n\x05image\x18\x01 \x01(\t\x12\x0f\n\x07\x63ommand\x18\x02 \x03(\t\x12*\n\x07timeout\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"~\n\x0cRemoteReward\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12*\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x0fmax_concurrency\x18\x03 \x01(\x05H\x00\x88\x01\x01\x42\x12\n\x10_max_concurrency\"\xb0\x01\n\x0bJudgeReward\x12\x10\n\x08\x65ndpoint\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06rubric\x18\x03 \x01(\t\x12\x12\n\nwith_image\x18\x04 \x01(\x08\x12*\n\x07timeout\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x1c\n\x0fmax_concurrency\x18\x06 \x01(\x05H\x00\x88\x01\x01\x42\x12\n\x10_max_concurrency*e\n\x0c\x43odeLanguage\x12\x1d\n\x19\x43ODE_LANGUAGE_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ODE_LANGUAGE_PYTHON\x10\x01\x12\x1c\n\x18\x43ODE_LANGUAGE_JAVASCRIPT\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moontune.api.reward.v1.definition_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CODELANGUAGE']._serialized_start=956
-  _globals['_CODELANGUAGE']._serialized_end=1057
+  _globals['_CODELANGUAGE']._serialized_start=1024
+  _globals['_CODELANGUAGE']._serialized_end=1125
   _globals['_REWARDDEFINITION']._serialized_start=136
-  _globals['_REWARDDEFINITION']._serialized_end=468
-  _globals['_USERCODE']._serialized_start=470
-  _globals['_USERCODE']._serialized_end=552
-  _globals['_CONTAINERREWARD']._serialized_start=554
-  _globals['_CONTAINERREWARD']._serialized_end=647
-  _globals['_REMOTEREWARD']._serialized_start=649
-  _globals['_REMOTEREWARD']._serialized_end=775
-  _globals['_JUDGEREWARD']._serialized_start=778
-  _globals['_JUDGEREWARD']._serialized_end=954
+  _globals['_REWARDDEFINITION']._serialized_end=536
+  _globals['_USERCODE']._serialized_start=538
+  _globals['_USERCODE']._serialized_end=620
+  _globals['_CONTAINERREWARD']._serialized_start=622
+  _globals['_CONTAINERREWARD']._serialized_end=715
+  _globals['_REMOTEREWARD']._serialized_start=717
+  _globals['_REMOTEREWARD']._serialized_end=843
+  _globals['_JUDGEREWARD']._serialized_start=846
+  _globals['_JUDGEREWARD']._serialized_end=1022
 # @@protoc_insertion_point(module_scope)

@@ -58,10 +58,16 @@ class RewardDefinition(_message.Message):
     CONTAINER_FIELD_NUMBER: _builtins.int
     REMOTE_FIELD_NUMBER: _builtins.int
     JUDGE_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name in the organisation's catalogue: 1..64 of a-z, 0-9, `_` and `-`, not that of a built-in. Required."""
     description: _builtins.str
     """What it measures, for the catalogue. Empty: no description."""
+    minimum: _builtins.float
+    """Least value it can score, a finite number; a result below it is refused. Unset: 0. A remote reward describes its own."""
+    maximum: _builtins.float
+    """Largest value it can score, more than the least; a result above it is refused. Unset: 1."""
     @_builtins.property
     def skills(self) -> _containers.RepeatedScalarFieldContainer[_skill_pb2.Skill.ValueType]:
         """Skills it can score; at least one, none unspecified."""
@@ -92,13 +98,24 @@ class RewardDefinition(_message.Message):
         container: Global___ContainerReward | None = ...,
         remote: Global___RemoteReward | None = ...,
         judge: Global___JudgeReward | None = ...,
+        minimum: _builtins.float | None = ...,
+        maximum: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "container", b"container", "judge", b"judge", "remote", b"remote", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "code", b"code", "container", b"container", "judge", b"judge", "maximum", b"maximum", "minimum", b"minimum", "remote", b"remote", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "container", b"container", "description", b"description", "judge", b"judge", "name", b"name", "remote", b"remote", "skills", b"skills", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_maximum", b"_maximum", "_minimum", b"_minimum", "code", b"code", "container", b"container", "description", b"description", "judge", b"judge", "maximum", b"maximum", "minimum", b"minimum", "name", b"name", "remote", b"remote", "skills", b"skills", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__maximum: _TypeAlias = _typing.Literal["maximum"]  # noqa: Y015
+    _WhichOneofArgType__maximum: _TypeAlias = _typing.Literal["_maximum", b"_maximum"]  # noqa: Y015
+    _WhichOneofReturnType__minimum: _TypeAlias = _typing.Literal["minimum"]  # noqa: Y015
+    _WhichOneofArgType__minimum: _TypeAlias = _typing.Literal["_minimum", b"_minimum"]  # noqa: Y015
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["code", "container", "remote", "judge"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__maximum) -> _WhichOneofReturnType__maximum | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__minimum) -> _WhichOneofReturnType__minimum | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
 Global___RewardDefinition: _TypeAlias = RewardDefinition  # noqa: Y015
@@ -131,7 +148,9 @@ Global___UserCode: _TypeAlias = UserCode  # noqa: Y015
 
 @_typing.final
 class ContainerReward(_message.Message):
-    """A container image that speaks RewardPluginService on its standard port; run without network, read-only, as nobody."""
+    """A container image that reads one sample as JSON on each line of its standard input and answers each with one line of
+    JSON, a number or {reward, components, reason}, on its standard output. It runs without network, read-only, as nobody.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -146,7 +165,7 @@ class ContainerReward(_message.Message):
 
     @_builtins.property
     def timeout(self) -> _duration_pb2.Duration:
-        """Longest time for one batch, more than 0. Unset: 5 s."""
+        """Longest time for one sample, more than 0. Unset: 5 s."""
 
     def __init__(
         self,
