@@ -13,6 +13,7 @@ from pathlib import Path
 from ulid import ULID
 
 from moontune.checkpoints.digest import sha256_file
+from moontune.checkpoints.fail_points import fail_point
 from moontune.checkpoints.manifest import MANIFEST_FILE, FileEntry, Manifest
 from moontune.errors import CheckpointCorrupt
 
@@ -31,13 +32,16 @@ def new_folder(final: Path) -> Generator[Path]:
     partial.mkdir()
     try:
         yield partial
+        fail_point("folder.written")
         for path in sorted(partial.iterdir()):
             _flush(path)
         _flush(partial)
+        fail_point("folder.flushed")
         if final.exists():
             raise FileExistsError(str(final))
         partial.rename(final)
         _flush(final.parent)
+        fail_point("folder.renamed")
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -55,6 +59,7 @@ def remove_folder(folder: Path) -> None:
     (folder / MANIFEST_FILE).unlink(missing_ok=True)
     if folder.is_dir():
         _flush(folder)
+        fail_point("remove.manifest")
         shutil.rmtree(folder)
 
 

@@ -6,7 +6,8 @@ manifest is the last object put. Deleting takes the manifest first. Nothing here
 
 import hashlib
 import shutil
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
 
@@ -15,9 +16,11 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from moontune.checkpoints.digest import ADAPTER_FILES
-from moontune.checkpoints.folder import check, new_folder, remove_folder, verify_folder
+from moontune.checkpoints.disk import disk_error
+from moontune.checkpoints.fail_points import fail_point
+from moontune.checkpoints.folder import check, new_folder, remove_folder, remove_partials, verify_folder
 from moontune.checkpoints.manifest import MANIFEST_FILE, Manifest
-from moontune.errors import CheckpointCorrupt, CheckpointNotFound, InvalidField
+from moontune.errors import CheckpointCorrupt, CheckpointNotFound, InvalidField, MoontuneError, Unavailable
 
 
 class CheckpointStore:
@@ -36,7 +39,7 @@ class CheckpointStore:
         try:
             filesystem, root = cast("tuple[AbstractFileSystem, str]", fsspec.core.url_to_fs(url))
         except (ImportError, ValueError) as error:
-            allowed = f"a folder, or a URL whose fsspec backend is installed; {error}"
+            allowed = f"a folder, or a URL whose fsspec backend is installed{_how_to_install(url)}; {error}"
             raise InvalidField.of("checkpoint store", url, allowed) from error
         self._filesystem = filesystem
         self._root = root.rstrip("/")
@@ -63,10 +66,11 @@ class CheckpointStore:
                     f"it cannot be saved again as {manifest.adapter_digest}"
                 )
             return stored
-        if self._local:
-            self._save_local(manifest, folder)
-        else:
-            self._save_remote(manifest, folder)
+        with self._troubles_told(f"{manifest.finetune_id}@{manifest.step} cannot be saved"):
+            if self._local:
+                self._save_local(manifest, folder)
+            else:
+                self._save_remote(manifest, folder)
         return manifest
 
     def get(self, finetune_id: str, step: int) -> Manifest:
@@ -134,29 +138,68 @@ class CheckpointStore:
         return manifest
 
     def delete(self, finetune_id: str, step: int) -> None:
-        """Delete a saved step and free its space; CheckpointNotFound when it is not there."""
-        self.get(finetune_id, step)
+        """Delete a saved step, damaged or not, and free its space; CheckpointNotFound when it is not there."""
+        if step not in self.steps(finetune_id):
+            raise CheckpointNotFound(f"finetune {finetune_id} has no saved checkpoint at step {step}")
+        self.remove(finetune_id, step)
+
+    def remove(self, finetune_id: str, step: int) -> None:
+        """Delete whatever there is of a step, manifest first; nothing is no error."""
         path = self._path(finetune_id, step)
+        with self._troubles_told(f"{finetune_id}@{step} cannot be deleted"):
+            if self._local:
+                remove_folder(Path(path))
+                return
+            self._filesystem.invalidate_cache()
+            files = cast("list[str]", self._filesystem.find(path))
+            for file in sorted(files, key=lambda name: not name.endswith(f"/{MANIFEST_FILE}")):
+                self._filesystem.rm_file(file)
+                fail_point("remove.manifest")
+            self._filesystem.invalidate_cache()
+
+    def clear(self, finetune_id: str) -> list[int]:
+        """Delete what saves that did not reach their manifest left; only while nothing of the finetune is saved.
+
+        Returns the steps that had such files.
+        """
         if self._local:
-            remove_folder(Path(path))
-        else:
-            self._filesystem.rm_file(f"{path}/{MANIFEST_FILE}")
-            self._filesystem.rm(path, recursive=True)
-        self._filesystem.invalidate_cache()
+            remove_partials(Path(self._root) / finetune_id)
+        saved = set(self.steps(finetune_id))
+        unfinished = {step for _, step in self._found(f"{self._root}/{finetune_id}", 2, "")} - saved
+        for step in unfinished:
+            self.remove(finetune_id, step)
+        return sorted(unfinished)
 
     def _path(self, finetune_id: str, step: int) -> str:
         return f"{self._root}/{finetune_id}/{step:08d}"
 
-    def _found(self, folder: str, depth: int) -> list[tuple[str, int]]:
+    def _found(self, folder: str, depth: int, file: str = MANIFEST_FILE) -> list[tuple[str, int]]:
         # A listing cached by fsspec would hide a step that another process saved a second ago. No glob: the folder's
         # own name may hold its signs.
-        self._filesystem.invalidate_cache()
-        paths = cast("list[str]", self._filesystem.find(folder, maxdepth=depth))
-        manifests = [path.split("/") for path in paths if path.endswith(f"/{MANIFEST_FILE}")]
-        return [(parts[-3], int(parts[-2])) for parts in manifests if len(parts) >= 3 and parts[-2].isdigit()]
+        with self._troubles_told(f"{folder} cannot be listed"):
+            self._filesystem.invalidate_cache()
+            paths = cast("list[str]", self._filesystem.find(folder, maxdepth=depth))
+        found = [path.split("/") for path in paths if path.endswith(f"/{file}") or not file]
+        return [(parts[-3], int(parts[-2])) for parts in found if len(parts) >= 3 and parts[-2].isdigit()]
 
     def _content(self, path: str) -> bytes:
-        return cast("bytes", self._filesystem.cat_file(path))
+        with self._troubles_told(f"{path} cannot be read"):
+            return cast("bytes", self._filesystem.cat_file(path))
+
+    @contextmanager
+    def _troubles_told(self, doing: str) -> Generator[None]:
+        """A disk or a server that fails is Unavailable or ResourceExhausted; an absent file stays FileNotFoundError."""
+        try:
+            yield
+        except (MoontuneError, FileNotFoundError):
+            raise
+        except OSError as error:
+            raise disk_error(error, doing) from error
+        except Exception as error:
+            if self._local:
+                raise
+            # Backends raise classes of their own for a server that is away, slow or refuses.
+            raise Unavailable(f"{doing}: {type(error).__name__}: {error}") from error
 
     def _read_checked(self, manifest: Manifest, name: str) -> bytes:
         entry = manifest.file(name)
@@ -182,5 +225,11 @@ class CheckpointStore:
         self._filesystem.makedirs(path, exist_ok=True)
         for entry in manifest.files:
             self._filesystem.put_file(str(folder / entry.name), f"{path}/{entry.name}")
+            fail_point("store.file")
+        fail_point("store.before-manifest")
         self._filesystem.pipe_file(f"{path}/{MANIFEST_FILE}", manifest.to_json().encode())
         self._filesystem.invalidate_cache()
+
+
+def _how_to_install(url: str) -> str:
+    return " (pip install 'moontune[s3]')" if url.startswith(("s3://", "s3a://")) else ""

@@ -20,6 +20,7 @@ from moontune.values.skill import Skill
 from moontune.values.training import Aggregation, Group, RlGroup, SftGroup, TrainSettings
 from services.trainer.advantages import group_advantages, has_signal
 from services.trainer.aggregation import GroupShape, decision_weights
+from services.trainer.line import Line
 from services.trainer.sft import target_decisions
 from services.trainer.spool import Spool
 
@@ -79,7 +80,7 @@ class BatchPlan:
 def plan_batch(
     spool: Spool,
     count: int,
-    step: int,
+    line: Line,
     settings: TrainSettings,
     aggregation: Aggregation,
     config: MoondreamConfig,
@@ -103,7 +104,7 @@ def plan_batch(
     planned = [
         group
         for index in range(count)
-        if (group := _plan(spool.group(index), index, step, settings, config, tokenizer, tally)) is not None
+        if (group := _plan(spool.group(index), index, line, settings, config, tokenizer, tally)) is not None
     ]
     reinforced = _weigh([group for group in planned if not group.supervised], aggregation)
     supervised = _weigh([group for group in planned if group.supervised], Aggregation.TOKEN_MEAN)
@@ -137,7 +138,7 @@ def group_decisions(
 def _plan(
     group: Group,
     index: int,
-    step: int,
+    line: Line,
     settings: TrainSettings,
     config: MoondreamConfig,
     tokenizer: Tokenizer,
@@ -162,7 +163,7 @@ def _plan(
         ((decisions, _),) = group_decisions(group, config, tokenizer, f"groups[{index}]")
         return replace(plan, counts=(len(decisions),), advantages=(0.0,))
     _count(group, tally)
-    lag = 0 if not group.verified else max(step - rollout.policy.step for rollout in group.rollouts)
+    lag = 0 if not group.verified else max(line.lag(rollout.policy.step) for rollout in group.rollouts)
     if group.verified:
         tally.lags.append(lag)
     if lag > settings.max_staleness_steps:

@@ -7,16 +7,17 @@ from typing import cast
 
 from ulid import ULID
 
-from moontune.checkpoints import CheckpointStore
-from moontune.errors import CheckpointNotFound, FinetuneExists, InvalidField, NotImplementedYet, Unavailable, WrongBase
+from moontune.checkpoints.fail_points import fail_point
+from moontune.errors import FinetuneExists, NotImplementedYet, Unavailable, WrongBase
 from moontune.serving.worker import ModelWorker
 from moontune.values.finetune import Finetune, FinetuneKind, NewFinetune
 from moontune.values.page import Page
+from services.trainer.answers import Answer, Answers
 from services.trainer.folders import StepFolders
-from services.trainer.ledger import Answer, Ledger
+from services.trainer.ledger import Ledger
 from services.trainer.orders import CreateOrder, WrittenStep
 from services.trainer.rows import FinetuneRow
-from services.trainer.saved import SavedCheckpoints
+from services.trainer.saves import Saves
 from services.trainer.turns import Turns, uninterrupted
 
 CREATE, DELETE = "CreateFinetune", "DeleteFinetune"
@@ -28,13 +29,13 @@ class Finetunes:
     def __init__(
         self,
         ledger: Ledger,
-        saved: SavedCheckpoints,
-        store: CheckpointStore,
+        answers: Answers,
+        saves: Saves,
         folders: StepFolders,
         worker: ModelWorker,
         turns: Turns,
     ) -> None:
-        self._ledger, self._saved, self._store = ledger, saved, store
+        self._ledger, self._answers, self._saves = ledger, answers, saves
         self._folders, self._worker, self._turns = folders, worker, turns
 
     async def create(self, organisation: str, new: NewFinetune, payload_digest: str) -> Finetune:
@@ -47,7 +48,7 @@ class Finetunes:
         answer = Answer(organisation, CREATE, new.request_id, payload_digest, {})
         async with self._turns.of(f"{organisation}/{new.name}"):
             # Within the turn: a retry may come while the first call still runs.
-            stored = await asyncio.to_thread(self._ledger.replay, organisation, CREATE, new.request_id, payload_digest)
+            stored = await asyncio.to_thread(self._answers.replay, organisation, CREATE, new.request_id, payload_digest)
             if stored is not None:
                 return await self.get(organisation, cast("str", stored["finetune_id"]))
             self._check(new)
@@ -56,7 +57,7 @@ class Finetunes:
                 return await self._create(organisation, new, answer)
             _check_same(existing.finetune, new)
             known = replace(answer, response={"finetune_id": existing.finetune.id})
-            await asyncio.to_thread(self._ledger.remember, known)
+            await asyncio.to_thread(self._answers.remember, known)
             return existing.finetune
 
     async def get(self, organisation: str, finetune_id: str) -> Finetune:
@@ -71,25 +72,18 @@ class Finetunes:
         return Page(items, items[-1].id if len(rows) > page_size else "")
 
     async def delete(self, organisation: str, request_id: str, finetune_id: str, payload_digest: str) -> None:
-        """Delete a finetune: its checkpoints leave the store, then it leaves the list, then its steps go."""
+        """Delete a finetune: it leaves the list with its checkpoints, then their files go, then those of its steps."""
         async with self._turns.of(finetune_id):
-            replayed = await asyncio.to_thread(self._ledger.replay, organisation, DELETE, request_id, payload_digest)
+            replayed = await asyncio.to_thread(self._answers.replay, organisation, DELETE, request_id, payload_digest)
             if replayed is not None:
                 return
             await asyncio.to_thread(self._ledger.finetune, organisation, finetune_id)
             answer = Answer(organisation, DELETE, request_id, payload_digest, {})
-            await uninterrupted(self._delete, organisation, finetune_id, answer)
+            await uninterrupted(self._ledger.delete_finetune, organisation, finetune_id, answer)
+            fail_point("delete.committed")
+            await uninterrupted(self._saves.finish_removals, finetune_id)
             await self._worker.call("learner", "forget", finetune_id)
         await asyncio.to_thread(self._folders.remove_finetune, finetune_id)
-
-    def _delete(self, organisation: str, finetune_id: str, answer: Answer) -> None:
-        # The store first: what has left the list must not be served, and a retry finishes a delete that was cut.
-        for step in self._store.steps(finetune_id):
-            try:
-                self._store.delete(finetune_id, step)
-            except CheckpointNotFound:
-                continue
-        self._ledger.delete_finetune(organisation, finetune_id, answer)
 
     def _check(self, new: NewFinetune) -> None:
         if not self._worker.ready:
@@ -139,10 +133,3 @@ def _check_same(finetune: Finetune, new: NewFinetune) -> None:
 def _shown(of: Finetune | NewFinetune) -> str:
     lora = of.lora
     return f"rank {lora.rank}, scale {lora.scale:g}, targets {', '.join(lora.targets)}, seed {lora.seed}"
-
-
-def page_size_of(given: int, default: int, most: int, field: str = "page_size") -> int:
-    """A list's page size: 0 is the default; InvalidField outside 0..most."""
-    if not 0 <= given <= most:
-        raise InvalidField.of(field, given, f"0 to {most}")
-    return given or default

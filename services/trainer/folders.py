@@ -27,6 +27,10 @@ class StepFolders:
         """A name that was never used."""
         return f"{finetune_id}/{step:08d}-{ULID()}"
 
+    def name(self, path: str) -> str:
+        """The name of a folder by its path."""
+        return str(Path(path).relative_to(self._steps))
+
     def path(self, name: str) -> Path:
         """The folder of a name."""
         return self._steps / name
@@ -39,20 +43,23 @@ class StepFolders:
         """Delete every step of a finetune."""
         shutil.rmtree(self._steps / finetune_id, ignore_errors=True)
 
-    def clean(self, known: Collection[str]) -> list[str]:
+    def clean_all(self, known: Collection[str]) -> list[str]:
         """Remove what a killed process left: spools, partial folders, steps that were never acknowledged.
 
         Only at start, before any call. Returns the names of the removed steps.
         """
         remove_spools(self.spool)
-        removed: list[str] = []
-        for finetune in self._steps.iterdir():
-            remove_partials(finetune)
-            for folder in list(finetune.iterdir()):
-                name = f"{finetune.name}/{folder.name}"
-                if name not in known:
-                    shutil.rmtree(folder, ignore_errors=True)
-                    removed.append(name)
-            if not any(finetune.iterdir()):
-                finetune.rmdir()
-        return removed
+        return [name for finetune in list(self._steps.iterdir()) for name in self.clean(finetune.name, known)]
+
+    def clean(self, finetune_id: str, known: Collection[str]) -> list[str]:
+        """Remove a finetune's folders that are not `known`; only while nothing writes there. Returns their names."""
+        folder = self._steps / finetune_id
+        if not folder.is_dir():
+            return []
+        remove_partials(folder)
+        unknown = [name for path in folder.iterdir() if (name := f"{finetune_id}/{path.name}") not in known]
+        for name in unknown:
+            self.remove(name)
+        if not any(folder.iterdir()):
+            folder.rmdir()
+        return unknown

@@ -1,7 +1,5 @@
 """Checks of a step's groups before anything is computed; each names the field, the value and what is allowed."""
 
-from collections.abc import Mapping
-
 from moontune.errors import InvalidField, WrongBase
 from moontune.imaging.decode import inspect_image
 from moontune.values.finetune import Finetune
@@ -9,18 +7,19 @@ from moontune.values.request import SkillRequest
 from moontune.values.rollout import Rollout
 from moontune.values.skill import TRAINABLE_SKILLS
 from moontune.values.training import Group, RlGroup
+from services.trainer.line import Line
 
 MAX_REWARD = 1e9
 """Larger rewards drown the others in fp32 and overflow a gradient; a scale like that is a mistake in the reward."""
 
 
-def check_group(group: Group, finetune: Finetune, lineage: Mapping[int, str], field: str) -> None:
+def check_group(group: Group, finetune: Finetune, line: Line, field: str) -> None:
     """Raise InvalidField (or WrongBase) for a group that this finetune cannot be trained on.
 
     Args:
         group: as it came; ranges of its values are checked by the wire.
         finetune: as it is now.
-        lineage: adapter digests of its recent steps.
+        line: the steps that it came through.
         field: the group's path, `groups[3]`.
     """
     check_image(group.request, f"{field}.request")
@@ -45,11 +44,11 @@ def check_group(group: Group, finetune: Finetune, lineage: Mapping[int, str], fi
                 "more than 0: a greedy rollout is an evaluation and has no odds to learn from",
             )
         if group.verified:
-            check_policy(rollout, finetune, lineage, f"{path}.policy")
+            check_policy(rollout, finetune, line, f"{path}.policy")
 
 
-def check_policy(rollout: Rollout, finetune: Finetune, lineage: Mapping[int, str], field: str) -> None:
-    """Raise unless the rollout came from this finetune (or the bare base, which is its step 0)."""
+def check_policy(rollout: Rollout, finetune: Finetune, line: Line, field: str) -> None:
+    """Raise unless the rollout came from this finetune's line (or the bare base, which is its step 0)."""
     policy = rollout.policy
     if policy.base_digest != finetune.base_digest:
         raise WrongBase(
@@ -61,7 +60,10 @@ def check_policy(rollout: Rollout, finetune: Finetune, lineage: Mapping[int, str
         raise InvalidField.of(f"{field}.finetune_id", policy.finetune_id, f"{finetune.id} or the bare base")
     if not 0 <= policy.step <= finetune.step:
         raise InvalidField.of(f"{field}.step", policy.step, f"0 to {finetune.step}, the finetune's step")
-    digest = lineage.get(policy.step)
+    if not line.may_hold(policy.step):
+        allowed = f"a step that step {finetune.step} came through; a restore left this one beside the line"
+        raise InvalidField.of(f"{field}.step", policy.step, allowed)
+    digest = line.digests.get(policy.step)
     if policy.finetune_id and digest is not None and policy.adapter_digest != digest:
         allowed = f"{digest}, the adapter of step {policy.step}"
         raise InvalidField.of(f"{field}.adapter_digest", policy.adapter_digest, allowed)

@@ -4,19 +4,18 @@ from collections.abc import Sequence
 
 import sqlalchemy as sa
 
-from moontune.serving.database import for_reading
 from moontune.values.finetune import MetricPoint
 from services.trainer import tables
-from services.trainer.ledger import Answer, insert_answer
+from services.trainer.answers import Answer, insert_answer
+from services.trainer.transactions import Transactions
 
 
 class History:
     """Metrics in the trainer's database. Blocking."""
 
-    def __init__(self, engine: sa.Engine) -> None:
+    def __init__(self, transactions: Transactions) -> None:
         """Use a database that has been migrated."""
-        self._engine = engine
-        self._reader = for_reading(engine)
+        self._transactions = transactions
 
     def log(self, finetune_id: str, points: Sequence[MetricPoint], answer: Answer) -> None:
         """Add points, with the answer to the request."""
@@ -28,10 +27,11 @@ class History:
                 "name": point.name,
                 "value": point.value,
                 "logged_at": point.logged_at,
+                "by_caller": True,
             }
             for point in points
         ]
-        with self._engine.begin() as connection:
+        with self._transactions.write() as connection:
             connection.execute(sa.insert(tables.metrics), rows)
             insert_answer(connection, answer)
 
@@ -41,7 +41,7 @@ class History:
         limit: int,
         names: Sequence[str] = (),
         after_step: int | None = None,
-        after: tuple[int, int] | None = None,
+        after: tuple[int, ...] | None = None,
     ) -> list[tuple[int, MetricPoint]]:
         """Points with their row ids, by step, then as they came.
 
@@ -61,7 +61,7 @@ class History:
         if after is not None:
             query = query.where(sa.tuple_(table.c.step, table.c.id) > sa.tuple_(*after))
         query = query.order_by(table.c.step, table.c.id).limit(limit)
-        with self._reader.connect() as connection:
+        with self._transactions.read() as connection:
             return [
                 (row.id, MetricPoint(row.step, row.name, row.value, row.logged_at)) for row in connection.execute(query)
             ]

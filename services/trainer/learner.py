@@ -90,7 +90,7 @@ class Learner:
                 with health.timed(TrainKey.SECONDS_PERSIST):
                     figures = health.figures(plan.tally)
                     written = self._write(
-                        order.new_folder, order.finetune, order.finetune.step + 1, live, state, figures
+                        order.new_folder, order.finetune, order.step, live, state, figures
                     )
             except BaseException:
                 self._live.drop(live)
@@ -123,7 +123,7 @@ class Learner:
         return plan_batch(
             Spool(Path(order.spool)),
             order.groups,
-            order.finetune.step,
+            order.line,
             order.settings,
             aggregation,
             self._base.config,

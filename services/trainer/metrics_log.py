@@ -3,13 +3,13 @@
 import asyncio
 from collections.abc import Sequence
 
-from sqlalchemy.exc import IntegrityError
-
-from moontune.errors import InvalidField
 from moontune.values.finetune import MetricPoint
 from moontune.values.page import Page
+from services.trainer.answers import Answer, Answers
 from services.trainer.history import History
-from services.trainer.ledger import Answer, Ledger
+from services.trainer.ledger import Ledger
+from services.trainer.paging import numbers_of
+from services.trainer.turns import Turns, uninterrupted
 
 LOG = "LogMetrics"
 
@@ -17,22 +17,20 @@ LOG = "LogMetrics"
 class MetricsLog:
     """Callers' numbers beside the steps' own."""
 
-    def __init__(self, ledger: Ledger, history: History) -> None:
-        self._ledger, self._history = ledger, history
+    def __init__(self, ledger: Ledger, answers: Answers, history: History, turns: Turns) -> None:
+        self._ledger, self._answers, self._history, self._turns = ledger, answers, history, turns
 
     async def log(
         self, organisation: str, request_id: str, finetune_id: str, points: Sequence[MetricPoint], payload_digest: str
     ) -> None:
         """Add points once, however often the request comes."""
-        if await asyncio.to_thread(self._ledger.replay, organisation, LOG, request_id, payload_digest) is not None:
-            return
-        await asyncio.to_thread(self._ledger.finetune, organisation, finetune_id)
-        answer = Answer(organisation, LOG, request_id, payload_digest, {})
-        try:
-            await asyncio.to_thread(self._history.log, finetune_id, points, answer)
-        except IntegrityError:  # a retry came while the first call still ran: that one's points are there
-            if await asyncio.to_thread(self._ledger.replay, organisation, LOG, request_id, payload_digest) is None:
-                raise
+        async with self._turns.of(finetune_id, LOG):
+            # Within the turn: a retry may come while the first call still runs.
+            stored = await asyncio.to_thread(self._answers.replay, organisation, LOG, request_id, payload_digest)
+            if stored is None:
+                await asyncio.to_thread(self._ledger.finetune, organisation, finetune_id)
+                answer = Answer(organisation, LOG, request_id, payload_digest, {})
+                await uninterrupted(self._history.log, finetune_id, points, answer)
 
     async def list(
         self,
@@ -45,16 +43,9 @@ class MetricsLog:
     ) -> Page[MetricPoint]:
         """By step, then as they came; the token is `<step>:<row>` of the page's last point."""
         await asyncio.to_thread(self._ledger.finetune, organisation, finetune_id)
-        after = _position(page_token) if page_token else None
+        after = numbers_of(page_token, 2) if page_token else None
         found = await asyncio.to_thread(self._history.points, finetune_id, page_size + 1, names, after_step, after)
         items = found[:page_size]
         more = len(found) > page_size
         token = f"{items[-1][1].step}:{items[-1][0]}" if more else ""
         return Page(tuple(point for _, point in items), token)
-
-
-def _position(page_token: str) -> tuple[int, int]:
-    step, _, row = page_token.partition(":")
-    if not (step.isdigit() and row.isdigit()):
-        raise InvalidField.of("page_token", page_token, "next_page_token of the page before")
-    return int(step), int(row)

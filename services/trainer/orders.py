@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from moontune.values.finetune import Finetune
 from moontune.values.training import TrainSettings
+from services.trainer.line import Line
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +37,18 @@ class CreateOrder:
 class TrainOrder:
     """Apply one step.
 
-    finetune: as it is now. folder: of its present step. spool: of the groups. groups: how many. new_folder: where the
-    new step is written; it appears whole or not at all. client_state: the caller's bytes; None keeps the earlier ones.
+    finetune: as it is now. line: the steps it came through. folder: of its present step. spool: of the groups. groups:
+    how many. step: the new step's number; new_folder: where it is written; it appears whole or not at all.
+    client_state: the caller's bytes; None keeps the earlier ones.
     """
 
     finetune: Finetune
+    line: Line
     folder: str
     spool: str
     groups: int
     settings: TrainSettings
+    step: int
     new_folder: str
     client_state: bytes | None = None
 

@@ -7,15 +7,16 @@ local folder of a saved step goes by the same rule: its files are in the store.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from moontune.telemetry.logs import get_logger
 from moontune.values.finetune import Checkpoint
+from services.trainer.answers import Answers
 from services.trainer.folders import StepFolders
 from services.trainer.ledger import Ledger
-from services.trainer.rows import StepRow
+from services.trainer.rows import FinetuneRow, StepRow
 from services.trainer.saved import SavedCheckpoints
 from services.trainer.saves import Saves
 from services.trainer.turns import Turns
@@ -34,10 +35,10 @@ class KeepRule:
     size_bytes: int = 2 * 2**30
 
 
-def expired_steps(rows: Sequence[StepRow], rule: KeepRule, now: datetime) -> list[StepRow]:
-    """Which of a finetune's steps (ascending) have files that go now."""
-    held = [row for row in rows if row.folder]
-    older = held[: -rule.steps]
+def expired_steps(rows: Sequence[StepRow], present: int, rule: KeepRule, now: datetime) -> list[StepRow]:
+    """Which of a finetune's steps (ascending) have files that go now; never the `present` one."""
+    held = [row for row in rows if row.folder and row.step != present]
+    older = held[: max(0, len(held) - (rule.steps - 1))]
     gone: list[StepRow] = []
     total = 0
     for row in reversed(older):
@@ -53,22 +54,24 @@ class Retention:
     def __init__(
         self,
         ledger: Ledger,
+        answers: Answers,
         saved: SavedCheckpoints,
         saves: Saves,
         folders: StepFolders,
         turns: Turns,
         rule: KeepRule,
     ) -> None:
-        self._ledger, self._saved, self._saves = ledger, saved, saves
+        self._ledger, self._answers, self._saved, self._saves = ledger, answers, saved, saves
         self._folders, self._turns, self._rule = folders, turns, rule
 
-    async def expire(self, finetune_id: str) -> None:
-        """Let go of a finetune's expired steps."""
+    async def tidy(self, finetune_id: str) -> None:
+        """Let go of a finetune's expired steps, and of folders of steps that were computed and never committed."""
         async with self._turns.of(finetune_id):
-            await asyncio.to_thread(self._expire, finetune_id)
+            await asyncio.to_thread(self._tidy, finetune_id)
 
     async def sweep_forever(self) -> None:
-        """Let go of checkpoints past their time and of old answers, every ten minutes."""
+        """Finish what a kill has cut, then let go of what is past its time, every ten minutes."""
+        await self._each("recovery", self._recover)
         while True:
             started = time.monotonic()
             try:
@@ -78,13 +81,34 @@ class Retention:
             await asyncio.sleep(max(1.0, SWEEP_S - (time.monotonic() - started)))
 
     async def sweep(self) -> None:
-        """Let go of checkpoints past their time and of old answers, once."""
+        """Let go, once, of checkpoints past their time, of steps, of left-over files and of old answers."""
         for checkpoint in await asyncio.to_thread(self._saved.expired, datetime.now(UTC)):
             try:
                 await self._expire_checkpoint(checkpoint)
             except Exception:  # one damaged or unreachable checkpoint must not keep all others
                 log.exception("checkpoint not expired", finetune_id=checkpoint.finetune_id, step=checkpoint.step)
-        await asyncio.to_thread(self._ledger.forget_old_answers)
+        for finetune_id in {checkpoint.finetune_id for checkpoint in await asyncio.to_thread(self._saved.leaving)}:
+            async with self._turns.of(finetune_id):
+                await asyncio.to_thread(self._saves.finish_removals, finetune_id)
+        await self._each("tidying", lambda row: self._tidy(row.finetune.id))
+        await asyncio.to_thread(self._answers.forget_old)
+
+    async def _each(self, what: str, work: Callable[[FinetuneRow], None]) -> None:
+        """Do it for every finetune in its turn; one that fails is logged and the others go on."""
+        try:
+            rows = await asyncio.to_thread(self._ledger.all_finetunes)
+        except Exception:
+            log.exception("the sweep failed; the next one tries again", work=what)
+            return
+        for row in rows:
+            try:
+                async with self._turns.of(row.finetune.id):
+                    await asyncio.to_thread(work, row)
+            except Exception:
+                log.exception("a finetune was passed over", work=what, finetune_id=row.finetune.id)
+
+    def _recover(self, row: FinetuneRow) -> None:
+        self._saves.recover(row.finetune.organisation, row.finetune.id)
 
     async def _expire_checkpoint(self, checkpoint: Checkpoint) -> None:
         async with self._turns.of(checkpoint.finetune_id):
@@ -95,9 +119,12 @@ class Retention:
             await asyncio.to_thread(self._saves.remove, checkpoint)
         log.info("checkpoint expired", finetune_id=checkpoint.finetune_id, step=checkpoint.step)
 
-    def _expire(self, finetune_id: str) -> None:
+    def _tidy(self, finetune_id: str) -> None:
         rows = self._ledger.steps(finetune_id)
-        for row in expired_steps(rows, self._rule, datetime.now(UTC)):
+        if not rows:  # deleted since
+            return
+        present = self._ledger.present_step(finetune_id)
+        for row in expired_steps(rows, present, self._rule, datetime.now(UTC)):
             # The row first: what is listed as kept must be there.
             self._ledger.expire_step(finetune_id, row.step)
-            self._folders.remove(row.folder)
+        self._folders.clean(finetune_id, {row.folder for row in self._ledger.steps(finetune_id)})

@@ -19,7 +19,10 @@ class FinetuneRow:
 
 @dataclass(frozen=True, slots=True)
 class StepRow:
-    """An applied step. folder is "" once its files have expired; size_bytes is of its files."""
+    """An applied step. folder is "" once its files have expired; size_bytes is of its files.
+
+    parent: the step that it was made from; None where that is no step of this finetune.
+    """
 
     finetune_id: str
     step: int
@@ -28,6 +31,22 @@ class StepRow:
     size_bytes: int
     applied_at: datetime
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
+    parent: int | None = None
+
+
+def step_columns(step: StepRow, organisation: str) -> dict[str, object]:
+    """A step as a row."""
+    return {
+        "finetune_id": step.finetune_id,
+        "step": step.step,
+        "organisation": organisation,
+        "adapter_digest": step.adapter_digest,
+        "folder": step.folder,
+        "size_bytes": step.size_bytes,
+        "metrics": dict(step.metrics),
+        "applied_at": step.applied_at,
+        "parent": step.parent,
+    }
 
 
 def _lora_columns(lora: LoraSettings) -> dict[str, object]:
@@ -95,4 +114,5 @@ def step_row(fields: sa.RowMapping) -> StepRow:
         size_bytes=fields["size_bytes"],
         applied_at=fields["applied_at"],
         metrics=fields["metrics"],
+        parent=fields["parent"],
     )

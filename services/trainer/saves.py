@@ -1,7 +1,6 @@
-"""Saving steps to the checkpoint store, and going back to one."""
+"""Saving steps to the checkpoint store, deleting them from it, and going back to one."""
 
 import asyncio
-import contextlib
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -13,13 +12,17 @@ from sqlalchemy.exc import IntegrityError
 from ulid import ULID
 
 from moontune.checkpoints import MANIFEST_FILE, CheckpointStore, Manifest
+from moontune.checkpoints.fail_points import fail_point
 from moontune.checkpoints.folder import file_entries, new_folder, verify_folder
-from moontune.errors import CheckpointCorrupt, CheckpointNotFound, InvalidState, StepNotFound
+from moontune.errors import CheckpointCorrupt, MoontuneError, StepNotFound
 from moontune.serving.worker import ModelWorker
+from moontune.telemetry.logs import get_logger
 from moontune.values.finetune import Checkpoint, CheckpointRef, Finetune
 from moontune.values.page import Page
+from services.trainer.answers import Answer, Answers
 from services.trainer.folders import StepFolders
-from services.trainer.ledger import Answer, Ledger
+from services.trainer.ledger import Ledger, Placed
+from services.trainer.paging import numbers_of
 from services.trainer.rows import StepRow
 from services.trainer.saved import SavedCheckpoints
 from services.trainer.spool import new_spool
@@ -27,6 +30,8 @@ from services.trainer.trainer_state import TRAINER_STATE_FILE, TrainerState
 from services.trainer.turns import Turns, uninterrupted
 
 SAVE, DELETE, RESTORE = "SaveCheckpoint", "DeleteCheckpoint", "RestoreCheckpoint"
+
+log = get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +59,14 @@ class Saves:
     def __init__(
         self,
         ledger: Ledger,
+        answers: Answers,
         saved: SavedCheckpoints,
         store: CheckpointStore,
         folders: StepFolders,
         worker: ModelWorker,
         turns: Turns,
     ) -> None:
-        self._ledger, self._saved, self._store = ledger, saved, store
+        self._ledger, self._answers, self._saved, self._store = ledger, answers, saved, store
         self._folders, self._worker, self._turns = folders, worker, turns
 
     async def save(self, organisation: str, order: SaveOrder, payload_digest: str) -> Checkpoint:
@@ -72,7 +78,7 @@ class Saves:
         answer = Answer(organisation, SAVE, order.request_id, payload_digest, {})
         async with self._turns.of(order.finetune_id):
             # Within the turn: a retry may come while the first call still runs.
-            stored = await asyncio.to_thread(self._ledger.replay, organisation, SAVE, order.request_id, payload_digest)
+            stored = await asyncio.to_thread(self._answers.replay, organisation, SAVE, order.request_id, payload_digest)
             if stored is not None:
                 return await asyncio.to_thread(
                     self._get, order.finetune_id, checkpoint_id=cast("str", stored["checkpoint_id"])
@@ -81,12 +87,16 @@ class Saves:
             step = row.finetune.step if order.step is None else order.step
             found = await asyncio.to_thread(self._saved.find, order.finetune_id, step=step)
             if found is not None and found.expires_at is not None and found.expires_at <= datetime.now(UTC):
-                await uninterrupted(self.remove, found)  # its time is over; the sweep would take the new save with it
+                # Its time is over; the sweep would take the new save with it.
+                await uninterrupted(self._saved.hide, found.id)
                 found = None
             if found is not None:
-                await asyncio.to_thread(self._ledger.remember, replace(answer, response={"checkpoint_id": found.id}))
+                await asyncio.to_thread(self._answers.remember, replace(answer, response={"checkpoint_id": found.id}))
                 return found
-            return await uninterrupted(self._save, step, order, answer)
+            await uninterrupted(self.finish_removals, order.finetune_id)
+            checkpoint = await uninterrupted(self._save, step, order, answer)
+            fail_point("save.committed")
+            return checkpoint
 
     async def get(self, organisation: str, ref: CheckpointRef) -> Checkpoint:
         """One checkpoint; CheckpointNotFound."""
@@ -96,50 +106,78 @@ class Saves:
     async def list(self, organisation: str, finetune_id: str, page_size: int, page_token: str) -> Page[Checkpoint]:
         """Latest step first; the token is the step of the page's last checkpoint."""
         await asyncio.to_thread(self._ledger.finetune, organisation, finetune_id)
-        below = int(page_token) if page_token else None
+        (below,) = numbers_of(page_token, 1) if page_token else (None,)
         found = await asyncio.to_thread(self._saved.list, finetune_id, page_size + 1, below)
         items = tuple(found[:page_size])
         return Page(items, str(items[-1].step) if len(found) > page_size else "")
 
     async def delete(self, organisation: str, request_id: str, ref: CheckpointRef, payload_digest: str) -> None:
-        """Delete a checkpoint from the store, then from the list."""
+        """Take a checkpoint off the list, then out of the store; what a kill or outage leaves, the sweep finishes."""
         async with self._turns.of(ref.finetune_id):
-            replayed = await asyncio.to_thread(self._ledger.replay, organisation, DELETE, request_id, payload_digest)
+            replayed = await asyncio.to_thread(self._answers.replay, organisation, DELETE, request_id, payload_digest)
             if replayed is not None:
                 return
             checkpoint = await self.get(organisation, ref)
             answer = Answer(organisation, DELETE, request_id, payload_digest, {})
-            await uninterrupted(self.remove, checkpoint, answer)
+            await uninterrupted(self._saved.hide, checkpoint.id, answer)
+            await uninterrupted(self.finish_removals, ref.finetune_id)
 
     async def restore(self, organisation: str, request_id: str, ref: CheckpointRef, payload_digest: str) -> Restored:
-        """Set a finetune back to a checkpoint, bit for bit; later unsaved steps are dropped.
+        """Set a finetune back to a checkpoint, bit for bit. Later steps keep their names; the next takes a new number.
 
         Raises:
-            InvalidState: a later step is saved. Its name could come to mean other weights, so it must be deleted first.
             CheckpointNotFound, CheckpointCorrupt, RequestIdReused.
         """
         async with self._turns.of(ref.finetune_id):
-            stored = await asyncio.to_thread(self._ledger.replay, organisation, RESTORE, request_id, payload_digest)
+            stored = await asyncio.to_thread(self._answers.replay, organisation, RESTORE, request_id, payload_digest)
             row = await asyncio.to_thread(self._ledger.finetune, organisation, ref.finetune_id)
             if stored is not None:
                 state = await asyncio.to_thread(self._saved.client_state, cast("str", stored["checkpoint_id"]))
                 return Restored(row.finetune, state)
             checkpoint = await asyncio.to_thread(self._by_ref, ref)
-            await asyncio.to_thread(self._check_latest, checkpoint)
             answer = Answer(organisation, RESTORE, request_id, payload_digest, {"checkpoint_id": checkpoint.id})
             await uninterrupted(self._restore, row.finetune, checkpoint, answer)
+            fail_point("restore.committed")
             await self._worker.call("learner", "forget", ref.finetune_id)
             row = await asyncio.to_thread(self._ledger.finetune, organisation, ref.finetune_id)
             return Restored(row.finetune, await asyncio.to_thread(self._saved.client_state, checkpoint.id))
 
-    def remove(self, checkpoint: Checkpoint, answer: Answer | None = None) -> None:
-        """Delete the files, then the row. Blocking; callers hold the finetune's turn.
+    def remove(self, checkpoint: Checkpoint) -> None:
+        """Take a checkpoint off the list and out of the store. Blocking; callers hold the finetune's turn."""
+        self._saved.hide(checkpoint.id)
+        self.finish_removals(checkpoint.finetune_id)
 
-        Tolerates files that are gone: a delete that was cut half-way.
+    def finish_removals(self, finetune_id: str) -> None:
+        """Delete the files of checkpoints that have left the list. Blocking; callers hold the finetune's turn.
+
+        A store that cannot be reached keeps them until the next sweep: they are off the list either way.
         """
-        with contextlib.suppress(CheckpointNotFound):
-            self._store.delete(checkpoint.finetune_id, checkpoint.step)
-        self._saved.remove(checkpoint.id, answer)
+        for checkpoint in self._saved.leaving(finetune_id):
+            try:
+                self._store.remove(finetune_id, checkpoint.step)
+            except MoontuneError as error:
+                log.warning(
+                    "checkpoint not deleted yet", finetune_id=finetune_id, step=checkpoint.step, error=str(error)
+                )
+                continue
+            fail_point("remove.files")
+            self._saved.forget(checkpoint.id)
+
+    def recover(self, organisation: str, finetune_id: str) -> None:
+        """List saves that reached the store and were cut before the list; clear what cut ones left there.
+
+        Blocking; callers hold the finetune's turn.
+        """
+        self.finish_removals(finetune_id)
+        going = {checkpoint.step for checkpoint in self._saved.leaving(finetune_id)}
+        for step in self._store.steps(finetune_id):
+            if step in going or self._saved.find(finetune_id, step=step) is not None:
+                continue
+            manifest = self._store.get(finetune_id, step)
+            if manifest.adapter_digest == self._ledger.step(finetune_id, step).adapter_digest:
+                self._saved.add(manifest.checkpoint(), None, organisation)
+                log.info("listed a save that was cut before its answer", finetune_id=finetune_id, step=step)
+        self._store.clear(finetune_id)
 
     def _save(self, step: int, order: SaveOrder, answer: Answer) -> Checkpoint:
         row = self._ledger.step(order.finetune_id, step)
@@ -147,10 +185,13 @@ class Saves:
             raise StepNotFound(f"step {step} of finetune {order.finetune_id} was not saved and its files have expired")
         with new_spool(self._folders.spool) as spool:
             staged, state = _stage(self._folders.path(row.folder), spool.folder / "checkpoint", row, order)
+            fail_point("save.staged")
             manifest = self._store.save(staged)
+        fail_point("save.stored")
         checkpoint = manifest.checkpoint()
         try:
-            self._saved.add(checkpoint, state, replace(answer, response={"checkpoint_id": checkpoint.id}))
+            answer = replace(answer, response={"checkpoint_id": checkpoint.id})
+            self._saved.add(checkpoint, state, answer.organisation, answer)
         except IntegrityError:
             return self._saved.get(order.finetune_id, step=step)  # another caller saved the same step meanwhile
         return checkpoint
@@ -164,26 +205,11 @@ class Saves:
                     f"the store holds adapter {manifest.adapter_digest} for {before.id}@{checkpoint.step}; "
                     f"it was saved as {checkpoint.adapter_digest}"
                 )
-        step = StepRow(
-            before.id,
-            checkpoint.step,
-            checkpoint.adapter_digest,
-            name,
-            manifest.size_bytes,
-            datetime.now(UTC),
-            checkpoint.metrics,
-        )
-        for folder in self._ledger.commit_restore(before, step, answer):
-            self._folders.remove(folder)
-
-    def _check_latest(self, checkpoint: Checkpoint) -> None:
-        (latest,) = self._saved.list(checkpoint.finetune_id, 1)
-        if latest.step > checkpoint.step:
-            raise InvalidState(
-                f"step {latest.step} of finetune {checkpoint.finetune_id} is saved and later than {checkpoint.step}; "
-                "training on from there would give its name to other weights. Delete the later checkpoints first",
-                metadata={"latest_saved_step": str(latest.step)},
-            )
+        fail_point("restore.fetched")
+        to = self._ledger.step(before.id, checkpoint.step)
+        self._ledger.commit_restore(before, to, Placed(name, manifest.size_bytes), answer)
+        if to.folder:
+            self._folders.remove(to.folder)
 
     def _by_ref(self, ref: CheckpointRef) -> Checkpoint:
         if ref.step is not None:

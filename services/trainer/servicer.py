@@ -2,112 +2,68 @@
 # ruff: noqa: N802  (rpcs have their own names)
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from pathlib import Path
+from contextlib import aclosing
 from typing import Any
 
 from moontune.api.trainer.v1 import trainer_service_pb2 as pb
 from moontune.api.trainer.v1 import trainer_service_pb2_grpc as pb_grpc
 from moontune.auth.context import current_principal
-from moontune.checkpoints import CheckpointStore
-from moontune.errors import InvalidField, MoontuneError, NotImplementedYet
+from moontune.errors import MoontuneError, NotImplementedYet
 from moontune.serving.chassis import Chassis
-from moontune.serving.database import open_database
 from moontune.telemetry import names
-from moontune.telemetry.logs import get_logger
 from moontune.values.training import TrainStepResult
 from moontune.wire import checks
 from moontune.wire.bundle import adapter_manifest_to_proto, chunks_of, file_chunk_to_proto
 from moontune.wire.checkpoint import checkpoint_ref_from_proto, checkpoint_to_proto
 from moontune.wire.finetune import finetune_to_proto, new_finetune_from_proto
+from moontune.wire.finetune_event import finetune_event_to_proto
 from moontune.wire.logprobs import logprob_result_to_proto
 from moontune.wire.training import train_result_to_proto
 from services.trainer import convert
-from services.trainer.adapter_files import AdapterSource, file_blocks
+from services.trainer.adapter_files import file_blocks
+from services.trainer.assembly import Trainer, assemble
 from services.trainer.config import TrainerSettings
 from services.trainer.convert import payload_digest
-from services.trainer.finetunes import Finetunes, page_size_of
-from services.trainer.folders import StepFolders
-from services.trainer.history import History
-from services.trainer.ledger import Ledger
-from services.trainer.logprobs import Logprobs
-from services.trainer.metrics_log import MetricsLog
-from services.trainer.retention import KeepRule, Retention
-from services.trainer.saved import SavedCheckpoints
-from services.trainer.saves import Saves
-from services.trainer.train_steps import TrainSteps
-from services.trainer.turns import Turns
+from services.trainer.paging import page_size_of
 
-MIGRATIONS = Path(__file__).parent / "migrations"
 Context = Any
 """grpc's servicer context; nothing here uses it: callers, deadlines and errors are the chassis's."""
 
-log = get_logger(__name__)
-
 
 async def build(chassis: Chassis, settings: TrainerSettings) -> None:
-    """Open the database and the folders, clean up after a kill, and register the service."""
-    assert chassis.worker is not None
-    engine = open_database(settings.database_url, MIGRATIONS)
-    ledger, saved, turns = Ledger(engine), SavedCheckpoints(engine), Turns()
-    store, folders, worker = CheckpointStore(settings.store_url), StepFolders(settings.data_dir), chassis.worker
-    for name in folders.clean(ledger.folders()):
-        log.warning("removed a step that was never acknowledged", folder=name)
-    saves = Saves(ledger, saved, store, folders, worker, turns)
-    rule = KeepRule(settings.keep_steps, settings.keep_hours, settings.keep_bytes)
-    retention = Retention(ledger, saved, saves, folders, turns, rule)
-    servicer = TrainerServicer(
-        chassis,
-        Finetunes(ledger, saved, store, folders, worker, turns),
-        TrainSteps(ledger, folders, worker, turns),
-        saves,
-        AdapterSource(ledger, saved, store, folders),
-        MetricsLog(ledger, History(engine)),
-        Logprobs(ledger, folders, worker),
-        retention,
-    )
-    chassis.add(pb_grpc.add_TrainerServiceServicer_to_server, servicer)
-    chassis.spawn(retention.sweep_forever(), "retention")
+    """Put the trainer together and register the service."""
+    trainer = assemble(chassis, settings)
+    chassis.add(pb_grpc.add_TrainerServiceServicer_to_server, TrainerServicer(chassis, trainer))
+    chassis.spawn(trainer.retention.sweep_forever(), "retention")
 
 
 class TrainerServicer(pb_grpc.TrainerServiceServicer):
     """Every rpc of TrainerService."""
 
-    def __init__(
-        self,
-        chassis: Chassis,
-        finetunes: Finetunes,
-        steps: TrainSteps,
-        saves: Saves,
-        adapters: AdapterSource,
-        metrics_log: MetricsLog,
-        logprobs: Logprobs,
-        retention: Retention,
-    ) -> None:
-        self._chassis, self._finetunes, self._steps, self._saves = chassis, finetunes, steps, saves
-        self._adapters, self._metrics_log, self._logprobs = adapters, metrics_log, logprobs
-        self._retention = retention
+    def __init__(self, chassis: Chassis, trainer: Trainer) -> None:
+        self._chassis, self._trainer = chassis, trainer
 
     async def CreateFinetune(self, request: pb.CreateFinetuneRequest, context: Context) -> pb.CreateFinetuneResponse:
         """Create a finetune, or answer the one of the same name and settings."""
         new = new_finetune_from_proto(request)
-        finetune = await self._finetunes.create(_organisation(), new, payload_digest(request))
+        finetune = await self._trainer.finetunes.create(_organisation(), new, payload_digest(request))
         return pb.CreateFinetuneResponse(finetune=finetune_to_proto(finetune))
 
     async def GetFinetune(self, request: pb.GetFinetuneRequest, context: Context) -> pb.GetFinetuneResponse:
         """Read one finetune."""
-        finetune = await self._finetunes.get(_organisation(), checks.text(request.finetune_id, "finetune_id"))
+        finetune = await self._trainer.finetunes.get(_organisation(), checks.text(request.finetune_id, "finetune_id"))
         return pb.GetFinetuneResponse(finetune=finetune_to_proto(finetune))
 
     async def ListFinetunes(self, request: pb.ListFinetunesRequest, context: Context) -> pb.ListFinetunesResponse:
         """One page of finetunes."""
         size = page_size_of(request.page_size, 100, 1000)
-        return convert.finetunes_response(await self._finetunes.list(_organisation(), size, request.page_token))
+        return convert.finetunes_response(await self._trainer.finetunes.list(_organisation(), size, request.page_token))
 
     async def DeleteFinetune(self, request: pb.DeleteFinetuneRequest, context: Context) -> pb.DeleteFinetuneResponse:
         """Delete a finetune with its checkpoints."""
         request_id = checks.request_id(request.request_id)
         finetune_id = checks.text(request.finetune_id, "finetune_id")
-        await self._finetunes.delete(_organisation(), request_id, finetune_id, payload_digest(request))
+        await self._trainer.finetunes.delete(_organisation(), request_id, finetune_id, payload_digest(request))
         return pb.DeleteFinetuneResponse()
 
     async def TrainStep(
@@ -119,23 +75,25 @@ class TrainerServicer(pb_grpc.TrainerServiceServicer):
             step, count = await convert.read_header(messages)
             payload = convert.StepDigest(step, count)
             groups = convert.read_groups(messages)
-            result = await self._steps.apply(_organisation(), step, count, groups, payload)
+            result = await self._trainer.steps.apply(_organisation(), step, count, groups, payload)
         except MoontuneError:
             await convert.drain(messages)
             raise
         self._observe(result)
         if result.applied and not result.replayed:
-            self._chassis.spawn(self._retention.expire(step.finetune_id), "retention")
+            self._chassis.spawn(self._trainer.retention.tidy(step.finetune_id), "retention")
         return pb.TrainStepResponse(result=train_result_to_proto(result))
 
     async def ComputeLogprobs(self, request: pb.ComputeLogprobsRequest, context: Context) -> pb.ComputeLogprobsResponse:
         """Score rollouts without training."""
         batches = convert.rollout_batches(request)
-        return logprob_result_to_proto(await self._logprobs.compute(_organisation(), request.finetune_id, batches))
+        return logprob_result_to_proto(
+            await self._trainer.logprobs.compute(_organisation(), request.finetune_id, batches)
+        )
 
     async def LogMetrics(self, request: pb.LogMetricsRequest, context: Context) -> pb.LogMetricsResponse:
         """Add the caller's numbers."""
-        await self._metrics_log.log(
+        await self._trainer.metrics_log.log(
             _organisation(),
             checks.request_id(request.request_id),
             checks.text(request.finetune_id, "finetune_id"),
@@ -146,7 +104,7 @@ class TrainerServicer(pb_grpc.TrainerServiceServicer):
 
     async def ListMetrics(self, request: pb.ListMetricsRequest, context: Context) -> pb.ListMetricsResponse:
         """One page of a finetune's history."""
-        page = await self._metrics_log.list(
+        page = await self._trainer.metrics_log.list(
             _organisation(),
             checks.text(request.finetune_id, "finetune_id"),
             page_size_of(request.page_size, 1000, 10_000),
@@ -158,24 +116,24 @@ class TrainerServicer(pb_grpc.TrainerServiceServicer):
 
     async def SaveCheckpoint(self, request: pb.SaveCheckpointRequest, context: Context) -> pb.SaveCheckpointResponse:
         """Save a step."""
-        checkpoint = await self._saves.save(_organisation(), convert.save_order(request), payload_digest(request))
+        checkpoint = await self._trainer.saves.save(
+            _organisation(), convert.save_order(request), payload_digest(request)
+        )
         self._chassis.metrics.counter(names.CHECKPOINTS, outcome="saved").inc()
         self._chassis.metrics.counter(names.CHECKPOINT_BYTES).inc(checkpoint.size_bytes)
         return pb.SaveCheckpointResponse(checkpoint=checkpoint_to_proto(checkpoint))
 
     async def ListCheckpoints(self, request: pb.ListCheckpointsRequest, context: Context) -> pb.ListCheckpointsResponse:
         """One page of checkpoints."""
-        if request.page_token and not request.page_token.isdigit():
-            raise InvalidField.of("page_token", request.page_token, "next_page_token of the page before")
         finetune_id = checks.text(request.finetune_id, "finetune_id")
         size = page_size_of(request.page_size, 100, 1000)
         return convert.checkpoints_response(
-            await self._saves.list(_organisation(), finetune_id, size, request.page_token)
+            await self._trainer.saves.list(_organisation(), finetune_id, size, request.page_token)
         )
 
     async def GetCheckpoint(self, request: pb.GetCheckpointRequest, context: Context) -> pb.GetCheckpointResponse:
         """Read one checkpoint."""
-        checkpoint = await self._saves.get(_organisation(), checkpoint_ref_from_proto(request.ref))
+        checkpoint = await self._trainer.saves.get(_organisation(), checkpoint_ref_from_proto(request.ref))
         return pb.GetCheckpointResponse(checkpoint=checkpoint_to_proto(checkpoint))
 
     async def DeleteCheckpoint(
@@ -183,7 +141,7 @@ class TrainerServicer(pb_grpc.TrainerServiceServicer):
     ) -> pb.DeleteCheckpointResponse:
         """Delete one checkpoint."""
         request_id, ref = checks.request_id(request.request_id), checkpoint_ref_from_proto(request.ref)
-        await self._saves.delete(_organisation(), request_id, ref, payload_digest(request))
+        await self._trainer.saves.delete(_organisation(), request_id, ref, payload_digest(request))
         return pb.DeleteCheckpointResponse()
 
     async def RestoreCheckpoint(
@@ -191,7 +149,7 @@ class TrainerServicer(pb_grpc.TrainerServiceServicer):
     ) -> pb.RestoreCheckpointResponse:
         """Set a finetune back to a checkpoint."""
         request_id, ref = checks.request_id(request.request_id), checkpoint_ref_from_proto(request.ref)
-        restored = await self._saves.restore(_organisation(), request_id, ref, payload_digest(request))
+        restored = await self._trainer.saves.restore(_organisation(), request_id, ref, payload_digest(request))
         return pb.RestoreCheckpointResponse(
             finetune=finetune_to_proto(restored.finetune), client_state=restored.client_state
         )
@@ -202,7 +160,7 @@ class TrainerServicer(pb_grpc.TrainerServiceServicer):
         """Stream an adapter's files."""
         step = checks.at_least(request.step, 0, "step") if request.HasField("step") else None
         finetune_id = checks.text(request.finetune_id, "finetune_id")
-        async with self._adapters.open(_organisation(), finetune_id, step) as files:
+        async with self._trainer.adapters.open(_organisation(), finetune_id, step) as files:
             yield pb.DownloadAdapterResponse(manifest=adapter_manifest_to_proto(files.manifest))
             for file in files.manifest.files:
                 for chunk in chunks_of(file.name, file_blocks(files.folder / file.name)):
@@ -224,9 +182,12 @@ class TrainerServicer(pb_grpc.TrainerServiceServicer):
     async def WatchFinetune(
         self, request: pb.WatchFinetuneRequest, context: Context
     ) -> AsyncGenerator[pb.WatchFinetuneResponse]:
-        """Not built yet."""
-        raise NotImplementedYet("WatchFinetune is not built yet; poll GetFinetune and ListMetrics")
-        yield
+        """Stream what happens to a finetune."""
+        finetune_id = checks.text(request.finetune_id, "finetune_id")
+        after_step = checks.at_least(request.after_step, 0, "after_step") if request.HasField("after_step") else None
+        async with aclosing(self._trainer.watch.events(_organisation(), finetune_id, after_step)) as events:
+            async for event in events:
+                yield finetune_event_to_proto(event)
 
     def _observe(self, result: TrainStepResult) -> None:
         outcome = "replayed" if result.replayed else "applied" if result.applied else "dropped"

@@ -1,11 +1,11 @@
 """The trainer's tables. Every row has its organisation; migrations are in `migrations/versions`.
 
 finetunes    one row a policy; `step`, `adapter_digest` and `folder` name its present weights
-steps        one row an applied step of the present line (a restore drops the later ones); `folder` is empty once the
-             files of an unsaved step have expired
-checkpoints  saved steps; their files are in the checkpoint store
+steps        one row an applied step, for ever, so that no number is used twice; `parent` is the step it was made from
+             (NULL: the base), `folder` is empty once the local files have expired
+checkpoints  saved steps; their files are in the checkpoint store. `deleting`: no longer listed, its files are going
 requests     answers to mutating rpcs by request id, for replays
-metrics      health figures of steps and numbers that callers log
+metrics      health figures of steps and numbers that callers log (`by_caller`)
 """
 
 from datetime import UTC, datetime
@@ -67,6 +67,7 @@ steps = sa.Table(
     sa.Column("size_bytes", sa.BigInteger, nullable=False),
     sa.Column("metrics", sa.JSON, nullable=False),
     sa.Column("applied_at", UtcDateTime, nullable=False),
+    sa.Column("parent", sa.Integer, nullable=True),
 )
 
 checkpoints = sa.Table(
@@ -82,6 +83,7 @@ checkpoints = sa.Table(
     sa.Column("client_state", sa.LargeBinary, nullable=True),
     sa.Column("created_at", UtcDateTime, nullable=False),
     sa.Column("expires_at", UtcDateTime, nullable=True),
+    sa.Column("deleting", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.UniqueConstraint("finetune_id", "step", name="checkpoints_step"),
 )
 
@@ -106,5 +108,6 @@ metrics = sa.Table(
     sa.Column("name", sa.String(128), nullable=False),
     sa.Column("value", sa.Float, nullable=False),
     sa.Column("logged_at", UtcDateTime, nullable=False),
+    sa.Column("by_caller", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Index("metrics_history", "finetune_id", "step", "id"),
 )

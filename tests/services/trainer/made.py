@@ -24,6 +24,7 @@ from moontune.values.rollout import Decision, FinishReason, Head, Rollout
 from moontune.values.skill import Skill
 from moontune.values.training import Group, RlGroup, SftGroup
 from services.trainer.learner import Learner
+from services.trainer.line import Line
 from services.trainer.orders import CreateOrder, LearnerOptions, ScoreOrder, StepOutcome, TrainOrder
 from services.trainer.spool import Spool, named_group
 
@@ -100,6 +101,11 @@ def policy_of(finetune: Finetune) -> PolicyVersion:
     return PolicyVersion(finetune.base, finetune.base_digest, finetune.id, finetune.step, finetune.adapter_digest)
 
 
+def line_of(step: int) -> Line:
+    """A line without restores up to this step."""
+    return Line({known: f"digest-{known}" for known in range(step, -1, -1)})
+
+
 class Bench:
     """A learner called directly, with a finetune that it keeps track of as the front does."""
 
@@ -137,10 +143,12 @@ class Bench:
         new = self.folder / f"step-{self.finetune.step + 1}-{self.count}"
         return TrainOrder(
             self.finetune,
+            line_of(self.finetune.step),
             str(self.step_folder),
             str(spool.folder),
             len(groups),
             fields.pop("settings"),
+            self.finetune.step + 1,
             str(new),
             **fields,
         )

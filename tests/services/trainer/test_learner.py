@@ -20,7 +20,7 @@ from services.trainer.passes import BatchPass
 from services.trainer.step_folder import read_optimiser
 from services.trainer.trainer_state import TrainerState
 from tests.fakes.tiny_base import tiny_base
-from tests.services.trainer.made import Bench, Calling, picture, policy_of, rl_group, sft_group
+from tests.services.trainer.made import Bench, Calling, line_of, picture, policy_of, rl_group, sft_group
 
 SETTINGS = TrainSettings(learning_rate=1e-2)
 
@@ -55,7 +55,7 @@ def gradient(bench: Bench, groups, settings: TrainSettings = SETTINGS, micro: in
     own = learner._base
     live = learner._live.take(bench.finetune, bench.step_folder)
     plan = plan_batch(
-        spool, len(groups), bench.finetune.step, settings, LOSSES[settings.loss][1], own.config, own.tokenizer
+        spool, len(groups), line_of(bench.finetune.step), settings, LOSSES[settings.loss][1], own.config, own.tokenizer
     )
     learner._adapters.activate(bench.finetune.id)
     live.optimiser.zero_grad(set_to_none=True)

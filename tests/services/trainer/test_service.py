@@ -26,7 +26,6 @@ from moontune.errors import (
     ImageTooLarge,
     ImageUnknown,
     InvalidField,
-    InvalidState,
     MoontuneError,
     NotImplementedYet,
     RequestIdReused,
@@ -356,7 +355,7 @@ async def test_save_download_and_continue_bit_exactly(
     again = [await client.train_step(step_of(finetune, unverified(seed))) for seed in (2, 3)]
     assert [each.adapter_digest for each in again] == [each.adapter_digest for each in straight]
     manifest = await client.download_adapter(finetune.id, tmp_path / "now")
-    assert manifest.policy.step == 3
+    assert manifest.policy.step == 5  # 2 and 3 keep their names
     assert manifest.policy.adapter_digest == again[-1].adapter_digest == adapter_digest_of(tmp_path / "now")
     first = await client.download_adapter(finetune.id, tmp_path / "first", step=0)
     assert first.policy.adapter_digest == finetune.adapter_digest
@@ -365,18 +364,49 @@ async def test_save_download_and_continue_bit_exactly(
     assert await client.get_checkpoint(CheckpointRef(finetune.id, checkpoint_id=saved.id)) == saved
 
 
-async def test_restore_is_refused_where_a_name_would_change_its_weights(
+async def test_any_saved_step_can_be_restored_and_no_name_comes_to_mean_other_weights(
+    client: TrainerClient, finetune: Finetune, tmp_path: Path
+) -> None:
+    for seed in (1, 2):
+        await client.train_step(step_of(finetune, unverified(seed)))
+        await client.save_checkpoint(finetune.id, client_state=b"mine")
+    await client.train_step(step_of(finetune, unverified(3)))
+    digests = {step: await digest_of(client, finetune, step, tmp_path) for step in (1, 2, 3)}
+    restored, state = await client.restore_checkpoint(CheckpointRef(finetune.id, step=1))
+    assert (restored.step, restored.adapter_digest, state) == (1, digests[1], b"mine")
+    onwards = await client.train_step(step_of(finetune, unverified(4), expected_step=1))
+    assert onwards.step == 4
+    # Steps 2 and 3 are beside the line and still what they were; 2 can be gone back to as well.
+    assert {step: await digest_of(client, finetune, step, tmp_path) for step in (1, 2, 3)} == digests
+    assert onwards.adapter_digest not in digests.values()
+    assert (await client.restore_checkpoint(CheckpointRef(finetune.id, step=2)))[0].adapter_digest == digests[2]
+    again = await client.train_step(step_of(finetune, unverified(3)))
+    assert (again.step, again.adapter_digest) == (5, digests[3])
+    await client.delete_checkpoint(CheckpointRef(finetune.id, step=2), request_id="d")
+    await client.delete_checkpoint(CheckpointRef(finetune.id, step=2), request_id="d")
+    assert [saved.step for saved in (await client.list_checkpoints(finetune.id)).items] == [1]
+
+
+async def digest_of(client: TrainerClient, finetune: Finetune, step: int, folder: Path) -> str:
+    return (await client.download_adapter(finetune.id, folder / f"at-{step}", step=step)).policy.adapter_digest
+
+
+async def test_a_retry_of_a_step_that_a_restore_left_behind_gets_its_answer(
     client: TrainerClient, finetune: Finetune
 ) -> None:
-    for _ in range(2):
-        await client.train_step(step_of(finetune))
-        await client.save_checkpoint(finetune.id, client_state=b"mine")
-    with pytest.raises(InvalidState, match="step 2"):
-        await client.restore_checkpoint(CheckpointRef(finetune.id, step=1))
-    await client.delete_checkpoint(CheckpointRef(finetune.id, step=2), request_id="d")
-    await client.delete_checkpoint(CheckpointRef(finetune.id, step=2), request_id="d")
-    restored, state = await client.restore_checkpoint(CheckpointRef(finetune.id, step=1))
-    assert (restored.step, state) == (1, b"mine")
+    await client.train_step(step_of(finetune))
+    await client.save_checkpoint(finetune.id)
+    await client.train_step(step_of(finetune, unverified(2)))
+    now = await client.get_finetune(finetune.id)
+    order = step_of(now, rl_group(Skill.DETECT, 3, policy_of(now)), request_id="left-behind", expected_step=2)
+    first = await client.train_step(order)
+    await client.restore_checkpoint(CheckpointRef(finetune.id, step=1))
+    again = await client.train_step(order)  # made by step 2, which the finetune no longer stands behind
+    assert replace(again, replayed=False) == first
+    assert again.replayed
+    with pytest.raises(RequestIdReused):
+        await client.train_step(replace(order, client_state=b"other"))
+    assert (await client.get_finetune(finetune.id)).step == 1
 
 
 async def test_a_damaged_checkpoint_is_not_restored(client: TrainerClient, finetune: Finetune, trainer) -> None:
@@ -427,10 +457,11 @@ async def test_logprobs_agree_with_training(client: TrainerClient, finetune: Fin
     assert metrics["max_ratio"] == pytest.approx(1.0, abs=1e-4)
 
 
-async def test_what_is_not_built_says_so(client: TrainerClient, finetune: Finetune) -> None:
-    with pytest.raises(NotImplementedYet):
-        async for _ in client.watch_finetune(finetune.id):
-            pass
+@pytest.mark.parametrize("token", ["²", "x", "1:2:3", "-1", "9" * 40, "1:", "\uff11"])
+async def test_page_tokens_that_are_not_ours(client: TrainerClient, finetune: Finetune, token: str) -> None:
+    for call in (client.list_checkpoints, client.list_metrics):
+        with pytest.raises(InvalidField, match="page_token"):
+            await call(finetune.id, page_token=token)
 
 
 async def test_a_retry_beside_the_first_call_is_the_same_call(client: TrainerClient, finetune: Finetune) -> None:
@@ -459,7 +490,7 @@ async def test_a_save_whose_time_is_over_is_made_anew(client: TrainerClient, fin
     assert (await client.restore_checkpoint(CheckpointRef(finetune.id, step=0)))[0].step == 0
 
 
-async def test_rollouts_from_before_a_restore_are_refused(client: TrainerClient, finetune: Finetune) -> None:
+async def test_rollouts_from_beside_the_line_are_refused(client: TrainerClient, finetune: Finetune) -> None:
     await client.train_step(step_of(finetune))
     await client.save_checkpoint(finetune.id)
     await client.train_step(step_of(finetune, unverified(2)))
@@ -468,10 +499,15 @@ async def test_rollouts_from_before_a_restore_are_refused(client: TrainerClient,
     old = rl_group(Skill.DETECT, 1, lost)
     await client.restore_checkpoint(CheckpointRef(finetune.id, step=1))
     assert "policy.step is 2; allowed: 0 to 1" in str(await refused(client, finetune, old))
-    again = await client.train_step(step_of(finetune, unverified(3)))
-    assert again.step == lost.step
-    # The same name, other weights.
-    assert "policy.adapter_digest" in str(await refused(client, finetune, old))
+    assert (await client.train_step(step_of(finetune, unverified(3)))).step == 3
+    assert "a restore left this one beside the line" in str(await refused(client, finetune, old))
+    # Step 1 is one step back, whatever the numbers in between.
+    from_one = rl_group(Skill.DETECT, 1, replace(lost, step=1, adapter_digest=(await first_save(client, finetune))))
+    assert (await client.train_step(step_of(finetune, from_one))).metrics["staleness_max"] == 1
+
+
+async def first_save(client: TrainerClient, finetune: Finetune) -> str:
+    return (await client.list_checkpoints(finetune.id)).items[-1].adapter_digest
 
 
 async def test_a_restore_while_groups_come_in_refuses_the_step(
@@ -494,7 +530,7 @@ async def test_a_restore_while_groups_come_in_refuses_the_step(
     async with grpc.aio.insecure_channel(trainer.address) as channel:
         with pytest.raises(grpc.aio.AioRpcError, match="was restored while"):
             await pb_grpc.TrainerServiceStub(channel).TrainStep(messages())
-    assert (await client.get_finetune(finetune.id)).step == 2
+    assert (await client.get_finetune(finetune.id)).step == 3
 
 
 async def test_a_refused_stream_is_read_to_its_end(finetune: Finetune, trainer: TrainerProcess) -> None:

@@ -15,6 +15,19 @@ MOMENT = sa.DateTime(timezone=True)
 
 
 def upgrade() -> None:
+    _create_finetunes()
+    _create_steps()
+    _create_checkpoints()
+    _create_requests()
+    _create_metrics()
+
+
+def downgrade() -> None:
+    for table in ("metrics", "requests", "checkpoints", "steps", "finetunes"):
+        op.drop_table(table)
+
+
+def _create_finetunes() -> None:
     op.create_table(
         "finetunes",
         sa.Column("id", sa.String(26), primary_key=True),
@@ -40,6 +53,9 @@ def upgrade() -> None:
         sqlite_where=living,
         postgresql_where=living,
     )
+
+
+def _create_steps() -> None:
     op.create_table(
         "steps",
         sa.Column("finetune_id", sa.String(26), sa.ForeignKey("finetunes.id"), primary_key=True),
@@ -51,6 +67,9 @@ def upgrade() -> None:
         sa.Column("metrics", sa.JSON, nullable=False),
         sa.Column("applied_at", MOMENT, nullable=False),
     )
+
+
+def _create_checkpoints() -> None:
     op.create_table(
         "checkpoints",
         sa.Column("id", sa.String(26), primary_key=True),
@@ -65,6 +84,9 @@ def upgrade() -> None:
         sa.Column("expires_at", MOMENT, nullable=True),
         sa.UniqueConstraint("finetune_id", "step", name="checkpoints_step"),
     )
+
+
+def _create_requests() -> None:
     op.create_table(
         "requests",
         sa.Column("organisation", sa.String(128), primary_key=True),
@@ -75,6 +97,9 @@ def upgrade() -> None:
         sa.Column("created_at", MOMENT, nullable=False),
     )
     op.create_index("ix_requests_created_at", "requests", ["created_at"])
+
+
+def _create_metrics() -> None:
     op.create_table(
         "metrics",
         sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
@@ -86,8 +111,3 @@ def upgrade() -> None:
         sa.Column("logged_at", MOMENT, nullable=False),
     )
     op.create_index("metrics_history", "metrics", ["finetune_id", "step", "id"])
-
-
-def downgrade() -> None:
-    for table in ("metrics", "requests", "checkpoints", "steps", "finetunes"):
-        op.drop_table(table)
