@@ -1,7 +1,7 @@
 """What one optimiser step is given and what it reports."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -53,16 +53,6 @@ class Aggregation(StrEnum):
     SEQUENCE_SUM = "sequence_sum"
 
 
-class KlEstimator(StrEnum):
-    """How the KL to the base is estimated over text tokens; both have the reverse KL's gradient.
-
-    k2: u^2 / 2. k3: (e^u - 1 - u) times the ratio. Over the bin and go heads the sum is exact and nothing estimated.
-    """
-
-    K2 = "k2"
-    K3 = "k3"
-
-
 class ObjectOrder(StrEnum):
     """In which order a supervised target's objects are taught.
 
@@ -96,7 +86,6 @@ class TrainSettings:
     passes: optimiser passes over the batch (more than 1 makes the clip act).
     dual_clip: PPO's bound c > 1 on what a decision of negative advantage can cost; None is off; other losses ignore it.
     aggregation: how decisions are averaged; None is the loss's own.
-    kl_estimator: of the KL over text tokens.
     entropy_heads: weights of single heads' entropy bonus, in entropy_weight's stead.
     mask_truncated: rollouts that a limit cut teach nothing; their rewards stay in the baseline (DAPO).
     overlong_positions: width of the zone below the request's max_tokens in which a rollout's reward falls linearly, by
@@ -125,7 +114,6 @@ class TrainSettings:
     passes: int = 1
     dual_clip: float | None = None
     aggregation: Aggregation | None = None
-    kl_estimator: KlEstimator = KlEstimator.K3
     entropy_heads: tuple[HeadWeight, ...] = ()
     mask_truncated: bool = False
     overlong_positions: int = 0
@@ -214,12 +202,14 @@ Group = RlGroup | SftGroup
 class TrainStep:
     """One step's order. expected_step: compare-and-set; None takes whatever the step is.
 
+    groups: may be made anew each time they are iterated, from a file say; a call that is tried again iterates again.
+
     client_state: opaque bytes kept with the step and given back by a restore; None keeps the earlier ones.
     """
 
     finetune_id: str
     request_id: str
-    groups: tuple[Group, ...]
+    groups: Collection[Group]
     settings: TrainSettings = field(default_factory=TrainSettings)
     expected_step: int | None = None
     client_state: bytes | None = None

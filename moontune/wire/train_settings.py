@@ -6,7 +6,6 @@ from moontune.api.trainer.v1 import training_pb2
 from moontune.values.training import (
     Aggregation,
     HeadWeight,
-    KlEstimator,
     LossKind,
     ObjectOrder,
     SamplerCorrection,
@@ -42,7 +41,6 @@ AGGREGATIONS = EnumMap(
         Aggregation.SEQUENCE_SUM: training_pb2.AGGREGATION_SEQUENCE_SUM,
     }
 )
-KL_ESTIMATORS = EnumMap({KlEstimator.K2: training_pb2.KL_ESTIMATOR_K2, KlEstimator.K3: training_pb2.KL_ESTIMATOR_K3})
 OBJECT_ORDERS = EnumMap(
     {
         ObjectOrder.CANONICAL: training_pb2.OBJECT_ORDER_CANONICAL,
@@ -66,7 +64,6 @@ def train_settings_to_proto(settings: TrainSettings) -> training_pb2.TrainSettin
         aggregation=AGGREGATIONS.encode(settings.aggregation)
         if settings.aggregation
         else training_pb2.AGGREGATION_UNSPECIFIED,
-        kl_estimator=KL_ESTIMATORS.encode(settings.kl_estimator),
         object_order=OBJECT_ORDERS.encode(settings.object_order),
         entropy_heads=[
             training_pb2.HeadWeight(head=HEADS.encode(item.head), weight=item.weight) for item in settings.entropy_heads
@@ -89,7 +86,6 @@ def train_settings_from_proto(
         loss=LOSS_KINDS.decode_or(message.loss, f"{field}.loss", base.loss),
         correction=CORRECTIONS.decode_or(message.correction, f"{field}.correction", base.correction),
         aggregation=aggregation,
-        kl_estimator=KL_ESTIMATORS.decode_or(message.kl_estimator, f"{field}.kl_estimator", base.kl_estimator),
         object_order=OBJECT_ORDERS.decode_or(message.object_order, f"{field}.object_order", base.object_order),
         entropy_heads=each(f"{field}.entropy_heads", message.entropy_heads, _head_weight) or base.entropy_heads,
         **given,

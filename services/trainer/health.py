@@ -12,8 +12,8 @@ from torch import Tensor
 
 from moontune.telemetry.names import TrainKey, per_head
 from moontune.values.rollout import Head
-from services.trainer.batch import Tally
 from services.trainer.losses.terms import MAX_LOG_RATIO
+from services.trainer.tally import Tally
 
 
 class StepHealth:
@@ -81,6 +81,7 @@ def batch_figures(tally: Tally) -> dict[str, float]:
         TrainKey.N_DECISIONS: tally.decisions,
         TrainKey.STALE_GROUPS: tally.stale_groups,
         TrainKey.UNVERIFIED_GROUPS: tally.unverified_groups,
+        TrainKey.INJECTED_GROUPS: tally.injected_groups,
     }
     if tally.rl_groups:
         found[TrainKey.DEAD_GROUP_SHARE] = tally.dead_groups / tally.rl_groups
@@ -89,6 +90,7 @@ def batch_figures(tally: Tally) -> dict[str, float]:
     if tally.rollouts:
         found[TrainKey.NO_SCORE_SHARE] = tally.unscored / tally.rollouts
         found[TrainKey.TRUNCATED_SHARE] = tally.truncated / tally.rollouts
+        found[TrainKey.OVERLONG_SHARE] = tally.overlong / tally.rollouts
         found[TrainKey.DECISIONS_MEAN] = tally.decisions / tally.rollouts
     if tally.rewards:
         found[TrainKey.REWARD_MEAN] = statistics.fmean(tally.rewards)
@@ -101,4 +103,6 @@ def batch_figures(tally: Tally) -> dict[str, float]:
         found[TrainKey.STALENESS_MAX] = max(tally.lags)
     if tally.object_rollouts:
         found[TrainKey.N_PRED] = tally.objects / tally.object_rollouts
+    if tally.labelled:
+        found[TrainKey.N_GT] = tally.labels / tally.labelled
     return found

@@ -14,7 +14,7 @@ from services.trainer.spool import Spool
 class StepImages:
     """Embeddings of one step's images, at most `cache_bytes` of them at a time.
 
-    trained: the vision tower is a target; then nothing is kept and every call runs it anew, with gradients.
+    trained: the vision tower is a target; then `embeds` keeps nothing and runs it anew each time, with gradients.
     """
 
     def __init__(self, module: Moondream, spool: Spool, cache_bytes: int, *, trained: bool) -> None:
@@ -32,6 +32,12 @@ class StepImages:
             return None
         if self._trained:
             return self._encode(sha256, field)
+        return self.base_embeds(sha256, field)
+
+    def base_embeds(self, sha256: str, field: str) -> Tensor | None:
+        """As `embeds`, without gradient and kept. Where the tower trains: call it with the adapter off."""
+        if not sha256:
+            return None
         held_PD = self._held.get(sha256)
         if held_PD is None:
             with torch.no_grad():

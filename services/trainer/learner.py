@@ -17,7 +17,7 @@ from moontune.model.lora import Adapters
 from moontune.telemetry.names import TrainKey
 from moontune.values.finetune import Finetune, LoraTarget
 from moontune.values.logprobs import DecisionScore
-from services.trainer.batch import BatchPlan, PlannedGroup, micro_batches, plan_batch
+from services.trainer.batch import BatchPlan, Piece, micro_batches, plan_batch
 from services.trainer.health import StepHealth
 from services.trainer.images import StepImages
 from services.trainer.live import LiveFinetune, LiveFinetunes
@@ -30,7 +30,8 @@ from services.trainer.orders import (
     TrainOrder,
     WrittenStep,
 )
-from services.trainer.passes import BatchPass, Cancellable
+from services.trainer.passes import BatchPass, Cancellable, named
+from services.trainer.prepared import StepGroups
 from services.trainer.scores import score_spool
 from services.trainer.spool import Spool
 from services.trainer.step_folder import write_step
@@ -89,9 +90,7 @@ class Learner:
                 state = live.client_state if order.client_state is None else order.client_state
                 with health.timed(TrainKey.SECONDS_PERSIST):
                     figures = health.figures(plan.tally)
-                    written = self._write(
-                        order.new_folder, order.finetune, order.step, live, state, figures
-                    )
+                    written = self._write(order.new_folder, order.finetune, order.step, live, state, figures)
             except BaseException:
                 self._live.drop(live)
                 raise
@@ -118,17 +117,14 @@ class Learner:
         del ctx
         self._live.forget(finetune_id)
 
+    def _groups(self, order: TrainOrder) -> StepGroups:
+        spool = Spool(Path(order.spool))
+        return StepGroups(spool, order.settings, order.step, self._base.config, self._base.tokenizer)
+
     def _plan(self, order: TrainOrder) -> BatchPlan:
-        _, aggregation = LOSSES[order.settings.loss]
-        return plan_batch(
-            Spool(Path(order.spool)),
-            order.groups,
-            order.line,
-            order.settings,
-            aggregation,
-            self._base.config,
-            self._base.tokenizer,
-        )
+        _, papers = LOSSES[order.settings.loss]
+        aggregation = order.settings.aggregation or papers
+        return plan_batch(self._groups(order), order.groups, order.line, order.settings, aggregation)
 
     def _passes(
         self, ctx: Cancellable, order: TrainOrder, plan: BatchPlan, live: LiveFinetune, health: StepHealth
@@ -138,7 +134,7 @@ class Learner:
         images = StepImages(self._base.module, spool, self._options.image_cache_bytes, trained=trained)
         self._adapters.activate(order.finetune.id)
         try:
-            one_pass = BatchPass(self._base, self._adapters, spool, images, settings, health)
+            one_pass = BatchPass(self._base, self._adapters, self._groups(order), images, settings, health)
             for _ in range(settings.passes):
                 live.optimiser.zero_grad(set_to_none=True)
                 for batch in micro_batches(plan.groups, self._options.micro_tokens):
@@ -153,11 +149,10 @@ class Learner:
             live.optimiser.zero_grad(set_to_none=True)
             self._adapters.activate(None)
 
-    def _check_gradients(self, live: LiveFinetune, batch: Sequence[PlannedGroup]) -> None:
+    def _check_gradients(self, live: LiveFinetune, batch: Sequence[Piece]) -> None:
         for parameter in live.parameters.values():
             if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-                named = ", ".join(f"groups[{index}]" for index in sorted(plan.index for plan in batch))
-                raise NonFiniteStep(f"the gradient is not finite after {named}; nothing was applied")
+                raise NonFiniteStep(f"the gradient is not finite after {named(batch)}; nothing was applied")
 
     def _clip_and_step(self, live: LiveFinetune, max_norm: float, health: StepHealth) -> None:
         gradients = [parameter.grad for parameter in live.parameters.values() if parameter.grad is not None]

@@ -6,14 +6,13 @@ import torch
 
 from moontune.errors import Cancelled
 from moontune.model.base_model import BaseModel
-from moontune.model.prompt import build_prompt
 from moontune.model.scoring import ScoringGroup, ScoringRollout, score_groups
 from moontune.values.logprobs import DecisionScore
 from moontune.values.training import RlGroup
-from services.trainer.batch import row_positions
 from services.trainer.images import StepImages
 from services.trainer.orders import LearnerOptions
 from services.trainer.passes import Cancellable
+from services.trainer.prepared import rollout_attempts, shared_prompt
 from services.trainer.spool import Spool
 
 
@@ -28,11 +27,12 @@ def score_spool(
             raise Cancelled("the caller left")
         group = spool.group(index)
         assert isinstance(group, RlGroup)
-        row_positions(group, f"batches[{index}]", base.config, base.tokenizer)
+        prompt, _ = shared_prompt(group, f"batches[{index}]", base.config, base.tokenizer)
+        rollout_attempts(group, f"batches[{index}].rollouts", "", base.config)  # raises for what cannot be scored
         image = group.request.image
         scoring = ScoringGroup(
             group.request.skill,
-            build_prompt(group.request, base.config, base.tokenizer),
+            prompt,
             tuple(ScoringRollout.of(rollout) for rollout in group.rollouts),
             images.embeds(image.sha256 if image else "", f"batches[{index}].request.images[0]"),
             group.request.reasoning,

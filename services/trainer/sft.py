@@ -1,8 +1,12 @@
 """A right answer as the decisions that generation would take on the way to it: teacher forcing.
 
 Every decision is trained: each token and the end of text, go-on and stop, coordinates and sizes. Objects come in the
-one order of `moontune.model.answers`.
+one order of `moontune.model.answers`, or in one drawn at random.
 """
+
+import random
+from collections.abc import Sequence
+from typing import TypeVar
 
 from moontune.errors import InvalidField
 from moontune.model.answers import box_decisions, point_decisions
@@ -12,24 +16,44 @@ from moontune.values.output import QueryOutput
 from moontune.values.request import SkillRequest
 from moontune.values.rollout import Decision, Head
 from moontune.values.skill import Skill
-from moontune.values.training import SftGroup
+from moontune.values.training import Target
+
+Placed = TypeVar("Placed")
+
+
+def can_be_imitated(target: Target) -> bool:
+    """Whether a right answer is one answer in the model's own form: text, boxes or points."""
+    return isinstance(target, QueryOutput) or target.boxes is not None or target.points is not None
 
 
 def target_decisions(
-    group: SftGroup, config: MoondreamConfig, tokenizer: Tokenizer, field: str
+    request: SkillRequest,
+    target: Target,
+    config: MoondreamConfig,
+    tokenizer: Tokenizer,
+    field: str,
+    order: random.Random | None = None,
 ) -> tuple[tuple[Decision, ...], int]:
     """The decisions towards the target, and how many of them are thinking tokens.
 
-    Log-probabilities are 0: nobody sampled them.
+    Log-probabilities are 0: nobody sampled them. order: draws the order of the objects; None is the canonical one.
+    InvalidField, naming `field.ground_truth`, for labels that are not one answer (masks, poses).
     """
-    if isinstance(group.target, QueryOutput):
-        return _text(group.request, group.target, config, tokenizer, field)
-    if group.request.skill is Skill.DETECT:
-        return box_decisions(group.target.boxes or (), config), 0
-    points = group.target.points
+    if isinstance(target, QueryOutput):
+        return _text(request, target, config, tokenizer, field)
+    if not can_be_imitated(target):
+        raise InvalidField.of(f"{field}.ground_truth", sorted(target.labels), "boxes or points: these can be imitated")
+    canonical = order is None
+    if request.skill is Skill.DETECT:
+        return box_decisions(_ordered(target.boxes or (), order), config, canonical=canonical), 0
+    points = target.points
     if points is None:
-        points = tuple(box.centre for box in group.target.boxes or ())
-    return point_decisions(points, config), 0
+        points = tuple(box.centre for box in target.boxes or ())
+    return point_decisions(_ordered(points, order), config, canonical=canonical), 0
+
+
+def _ordered(objects: Sequence[Placed], order: random.Random | None) -> Sequence[Placed]:
+    return objects if order is None else order.sample(objects, len(objects))
 
 
 def _text(

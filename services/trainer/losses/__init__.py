@@ -1,7 +1,7 @@
 """Policy-gradient losses by name: one pure function per file, one signature (`terms.Loss`)."""
 
 from moontune.values.training import Aggregation, LossKind
-from services.trainer.losses import cispo, dapo, dr_grpo, grpo, gspo, ppo, reinforce, rloo
+from services.trainer.losses import cispo, dapo, dr_grpo, grpo, gspo, ppo, reinforce, rloo, sft
 from services.trainer.losses.terms import Loss, LossParameters, LossTerms, PolicyTerms
 
 LOSSES: dict[LossKind, tuple[Loss, Aggregation]] = {
@@ -16,4 +16,7 @@ LOSSES: dict[LossKind, tuple[Loss, Aggregation]] = {
 }
 """Each loss with the aggregation of its paper."""
 
-__all__ = ["LOSSES", "Loss", "LossParameters", "LossTerms", "PolicyTerms"]
+SUPERVISED: tuple[Loss, Aggregation] = (sft.loss, sft.AGGREGATION)
+"""Of supervised groups, whatever the loss of the others."""
+
+__all__ = ["LOSSES", "SUPERVISED", "Loss", "LossParameters", "LossTerms", "PolicyTerms"]

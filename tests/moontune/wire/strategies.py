@@ -68,7 +68,6 @@ from moontune.values.skill import TRAINABLE_SKILLS, Skill
 from moontune.values.training import (
     Aggregation,
     HeadWeight,
-    KlEstimator,
     LossKind,
     ObjectOrder,
     RlGroup,
@@ -255,7 +254,8 @@ def reward_samples(draw):
 def sample_groups(draw):
     request = draw(requests)
     truth = draw(st.just(GroundTruth()) | truths_by_skill[request.skill])
-    return SampleGroup(request, draw(tuples(outputs_by_skill[request.skill], min_size=1)), truth)
+    answers = draw(tuples(outputs_by_skill[request.skill], min_size=1))
+    return SampleGroup(request, answers, truth, draw(st.just(()) | st.tuples(*[counts for _ in answers])))
 
 
 results = st.builds(RewardResult, st.none() | numbers, metrics, st.sampled_from(ParseStatus), texts)
@@ -346,7 +346,6 @@ train_settings = st.builds(
     passes=st.integers(1, 16),
     dual_clip=st.none() | st.floats(1, 1e4),
     aggregation=st.none() | st.sampled_from(Aggregation),
-    kl_estimator=st.sampled_from(KlEstimator),
     entropy_heads=st.lists(st.sampled_from(Head), unique=True).flatmap(
         lambda heads: st.tuples(*(st.builds(HeadWeight, st.just(head), st.floats(0, 100)) for head in heads))
     ),

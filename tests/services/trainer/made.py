@@ -5,15 +5,18 @@ Log-probabilities are recorded by asking the learner itself (`on_policy`), so th
 
 import io
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import torch
 from PIL import Image as PilImage
 from PIL import ImageDraw
 
 from moontune.model.base_model import BaseModel
-from moontune.values.finetune import Finetune, LoraSettings
+from moontune.values.finetune import Finetune, LoraSettings, LoraTarget
 from moontune.values.geometry import Box, Point
 from moontune.values.ground_truth import GroundTruth
 from moontune.values.image import Image
@@ -22,11 +25,18 @@ from moontune.values.output import DetectOutput, PointOutput, QueryOutput
 from moontune.values.request import SkillRequest
 from moontune.values.rollout import Decision, FinishReason, Head, Rollout
 from moontune.values.skill import Skill
-from moontune.values.training import Group, RlGroup, SftGroup
+from moontune.values.training import Group, RlGroup, SftGroup, TrainSettings
+from services.trainer.batch import micro_batches, plan_batch
+from services.trainer.health import StepHealth
+from services.trainer.images import StepImages
 from services.trainer.learner import Learner
 from services.trainer.line import Line
+from services.trainer.losses import LOSSES
 from services.trainer.orders import CreateOrder, LearnerOptions, ScoreOrder, StepOutcome, TrainOrder
+from services.trainer.passes import BatchPass
+from services.trainer.prepared import StepGroups
 from services.trainer.spool import Spool, named_group
+from tests.fakes.tiny_base import tiny_base
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OUTPUTS = {
@@ -140,16 +150,16 @@ class Bench:
 
     def order(self, groups: list[Group], **fields) -> TrainOrder:
         spool = self.spool(groups)
-        new = self.folder / f"step-{self.finetune.step + 1}-{self.count}"
+        step = self.finetune.step + 1
         return TrainOrder(
-            self.finetune,
-            line_of(self.finetune.step),
-            str(self.step_folder),
-            str(spool.folder),
-            len(groups),
-            fields.pop("settings"),
-            self.finetune.step + 1,
-            str(new),
+            finetune=self.finetune,
+            line=line_of(self.finetune.step),
+            folder=str(self.step_folder),
+            spool=str(spool.folder),
+            groups=len(groups),
+            settings=fields.pop("settings"),
+            step=step,
+            new_folder=str(self.folder / f"step-{step}-{self.count}"),
             **fields,
         )
 
@@ -178,3 +188,44 @@ class Bench:
             for rollout, scored in zip(group.rollouts, scores, strict=True)
         )
         return replace(group, rollouts=rollouts)
+
+
+def gradient_of(bench: Bench, groups, settings: TrainSettings, micro: int = 4096) -> torch.Tensor:
+    """The gradient of the step's loss, all parameters flat."""
+    learner, spool = bench.learner, bench.spool(groups)
+    own = learner._base
+    live = learner._live.take(bench.finetune, bench.step_folder)
+    read = StepGroups(spool, settings, bench.finetune.step + 1, own.config, own.tokenizer)
+    plan = plan_batch(read, len(groups), line_of(bench.finetune.step), settings, LOSSES[settings.loss][1])
+    learner._adapters.activate(bench.finetune.id)
+    live.optimiser.zero_grad(set_to_none=True)
+    images = StepImages(own.module, spool, 2**20, trained=LoraTarget.VISION in bench.finetune.lora.targets)
+    one_pass = BatchPass(own, learner._adapters, read, images, settings, StepHealth())
+    for batch in micro_batches(plan.groups, micro):
+        one_pass.run(batch)
+    found = torch.cat([p.grad.flatten().double() for p in live.parameters.values() if p.grad is not None])
+    live.optimiser.zero_grad(set_to_none=True)
+    learner._adapters.activate(None)
+    learner._live.keep(live, bench.step_folder)
+    return found.clone()
+
+
+def close(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return bool((a - b).norm() <= 1e-6 * max(a.norm(), b.norm()))
+
+
+@contextmanager
+def double_bench(folder: Path) -> Iterator[Bench]:
+    """A finetune one supervised step away from the base, in fp64, what is done in fp32 for accuracy's sake too."""
+    base = tiny_base(folder / "base")
+    single, dtype = torch.Tensor.float, torch.get_default_dtype()
+    torch.Tensor.float = torch.Tensor.double
+    torch.set_default_dtype(torch.float64)
+    try:
+        made = Bench(base, folder)
+        made.learner._base.module.double()
+        assert made.train([sft_group(Skill.DETECT, 90)], TrainSettings(learning_rate=1e-2)).written
+        yield made
+    finally:
+        torch.Tensor.float = single
+        torch.set_default_dtype(dtype)

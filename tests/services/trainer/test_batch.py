@@ -13,7 +13,8 @@ from moontune.values.output import Grounding, QueryOutput, Reasoning
 from moontune.values.rollout import Head
 from moontune.values.skill import Skill
 from moontune.values.training import Aggregation, SftGroup, TrainSettings
-from services.trainer.batch import micro_batches, plan_batch
+from services.trainer.batch import BatchPlan, micro_batches, plan_batch
+from services.trainer.prepared import StepGroups
 from services.trainer.sft import target_decisions
 from services.trainer.spool import Spool, named_group
 from tests.fakes.tiny_base import CONFIG, byte_tokenizer
@@ -24,7 +25,7 @@ NOBODY = PolicyVersion("any", "")
 
 
 def choices(group: SftGroup) -> list[tuple[Head, int]]:
-    found, _ = target_decisions(group, CONFIG, TOKENIZER, "groups[0].sft")
+    found, _ = target_decisions(group.request, group.target, CONFIG, TOKENIZER, "groups[0].sft")
     return [(decision.head, decision.choice) for decision in found]
 
 
@@ -62,13 +63,19 @@ def test_answers_end_with_the_end_of_text() -> None:
 def test_reasoning_is_imitated_and_its_grounding_is_not() -> None:
     asked = replace(request(Skill.QUERY, 1), reasoning=True)
     group = SftGroup(asked, QueryOutput("red", Reasoning("it glows")))
-    found, thinking = target_decisions(group, CONFIG, TOKENIZER, "groups[0].sft")
+    found, thinking = target_decisions(asked, group.target, CONFIG, TOKENIZER, "groups[0].sft")
     thoughts = TOKENIZER.encode(" it glows")
     assert [decision.choice for decision in found] == [*thoughts, 3, *TOKENIZER.encode(" red"), 0]
     assert thinking == len(thoughts)
     grounded = Reasoning("it glows", (Grounding(0, 2, ()),))
     with pytest.raises(InvalidField, match=r"groups\[0\]\.sft\.target\.reasoning\.grounding"):
-        target_decisions(SftGroup(asked, QueryOutput("red", grounded)), CONFIG, TOKENIZER, "groups[0].sft")
+        target_decisions(asked, QueryOutput("red", grounded), CONFIG, TOKENIZER, "groups[0].sft")
+
+
+def planned(spool: Spool, count: int, settings: TrainSettings | None = None) -> BatchPlan:
+    settings = settings or TrainSettings()
+    groups = StepGroups(spool, settings, 1, CONFIG, TOKENIZER)
+    return plan_batch(groups, count, line_of(0), settings, Aggregation.TOKEN_MEAN)
 
 
 def test_micro_batches_hold_to_their_budget(tmp_path: Path) -> None:
@@ -76,12 +83,14 @@ def test_micro_batches_hold_to_their_budget(tmp_path: Path) -> None:
     groups = [rl_group(Skill.DETECT, seed, NOBODY, verified=False) for seed in range(9)]
     for index, group in enumerate(groups):
         spool.add_group(index, named_group(group, spool, "g"))
-    plan = plan_batch(spool, 9, line_of(0), TrainSettings(), Aggregation.TOKEN_MEAN, CONFIG, TOKENIZER)
+    plan = planned(spool, 9)
     for budget in (1, 150, 400, 10_000):
         batches = list(micro_batches(plan.groups, budget))
-        assert [group for batch in batches for group in batch] == list(plan.groups)
+        taken = [(piece.group, attempt) for batch in batches for piece in batch for attempt in piece.attempts]
+        assert taken == [(group, attempt) for group in plan.groups for attempt in group.kept]
         for batch in batches:
-            assert len(batch) == 1 or len(batch) * max(group.positions for group in batch) <= budget
+            lone = len(batch) == 1 and len(batch[0].attempts) == 1
+            assert lone or len(batch) * max(piece.positions for piece in batch) <= budget
     assert len(list(micro_batches(plan.groups, 10_000))) == 1
     weights = sum(
         weight * count for group in plan.groups for weight, count in zip(group.weights, group.counts, strict=True)

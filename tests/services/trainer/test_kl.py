@@ -44,6 +44,17 @@ def test_estimators_meant_as_a_loss_have_the_reverse_gradient(
     assert (found - exact).norm() / exact.norm() < 1e-12
 
 
+def test_k2_and_weighted_k3_differ_in_value_alone() -> None:
+    # d k3_weighted = (e^u - 1 - u) dlog - (e^u - 1) dlog = -u dlog = d k2, sample by sample: to choose between them as
+    # a loss would choose nothing. The value of k3 is unbiased, so that is the one in use.
+    logprob = torch.tensor([-2.0, -1.0, -0.1], dtype=torch.float64, requires_grad=True)
+    reference = torch.tensor([-0.5, -1.5, -3.0], dtype=torch.float64)
+    second, third = kl.k2(logprob, reference), kl.k3_weighted(logprob, reference)
+    assert not torch.allclose(second, third)
+    assert gradient(second.sum(), logprob).tolist() == pytest.approx([-1.5, 0.5, 2.9], abs=1e-12)
+    assert gradient(third.sum(), logprob).tolist() == pytest.approx([-1.5, 0.5, 2.9], abs=1e-12)
+
+
 def test_the_traps_are_what_the_docstring_says(logits: Tensor, reference: Tensor) -> None:
     assert gradient(expected_loss("k1", logits, reference), logits).norm() < 1e-12
     forward = (reference.exp() * (reference - logits.log_softmax(0))).sum()

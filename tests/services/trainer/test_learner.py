@@ -12,15 +12,10 @@ from moontune.values.finetune import LoraSettings, LoraTarget
 from moontune.values.rollout import Head
 from moontune.values.skill import Skill
 from moontune.values.training import LossKind, RlGroup, SamplerCorrection, TrainSettings
-from services.trainer.batch import micro_batches, plan_batch
-from services.trainer.health import StepHealth
-from services.trainer.images import StepImages
-from services.trainer.losses import LOSSES
-from services.trainer.passes import BatchPass
 from services.trainer.step_folder import read_optimiser
 from services.trainer.trainer_state import TrainerState
 from tests.fakes.tiny_base import tiny_base
-from tests.services.trainer.made import Bench, Calling, line_of, picture, policy_of, rl_group, sft_group
+from tests.services.trainer.made import Bench, Calling, close, gradient_of, picture, policy_of, rl_group, sft_group
 
 SETTINGS = TrainSettings(learning_rate=1e-2)
 
@@ -50,28 +45,7 @@ def groups_of(bench: Bench) -> list[RlGroup]:
 
 
 def gradient(bench: Bench, groups, settings: TrainSettings = SETTINGS, micro: int = 4096) -> torch.Tensor:
-    """The gradient of the step's loss, all parameters flat."""
-    learner, spool = bench.learner, bench.spool(groups)
-    own = learner._base
-    live = learner._live.take(bench.finetune, bench.step_folder)
-    plan = plan_batch(
-        spool, len(groups), line_of(bench.finetune.step), settings, LOSSES[settings.loss][1], own.config, own.tokenizer
-    )
-    learner._adapters.activate(bench.finetune.id)
-    live.optimiser.zero_grad(set_to_none=True)
-    images = StepImages(own.module, spool, 2**20, trained=False)
-    one_pass = BatchPass(own, learner._adapters, spool, images, settings, StepHealth())
-    for batch in micro_batches(plan.groups, micro):
-        one_pass.run(batch)
-    found = torch.cat([p.grad.flatten().double() for p in live.parameters.values() if p.grad is not None])
-    live.optimiser.zero_grad(set_to_none=True)
-    learner._adapters.activate(None)
-    learner._live.keep(live, bench.step_folder)
-    return found.clone()
-
-
-def close(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return bool((a - b).norm() <= 1e-6 * max(a.norm(), b.norm()))
+    return gradient_of(bench, groups, settings, micro)
 
 
 def test_order_micro_batches_and_padding_change_nothing(bench: Bench) -> None:

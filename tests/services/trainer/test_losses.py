@@ -10,7 +10,7 @@ from moontune.values.skill import Skill
 from moontune.values.training import Aggregation, LossKind
 from services.trainer.advantages import group_advantages
 from services.trainer.aggregation import GroupShape, decision_weights
-from services.trainer.losses import LOSSES, LossParameters, PolicyTerms
+from services.trainer.losses import LOSSES, SUPERVISED, LossParameters, PolicyTerms
 
 COUNTS = (2, 3)
 ROLLOUT = [0, 0, 1, 1, 1]
@@ -69,7 +69,13 @@ def test_on_policy_all_losses_share_one_gradient_up_to_aggregation() -> None:
 
 
 def numpy_value(
-    kind: LossKind, logp: np.ndarray, anchor: np.ndarray, adv: list[float], low: float, high: float
+    kind: LossKind,
+    logp: np.ndarray,
+    anchor: np.ndarray,
+    adv: list[float],
+    low: float,
+    high: float,
+    dual: float | None = None,
 ) -> float:
     """A second writing of every loss, with loops over rollouts and its own aggregation."""
     parts = [(logp[:2], anchor[:2], adv[0]), (logp[2:], anchor[2:], adv[1])]
@@ -83,7 +89,10 @@ def numpy_value(
         elif kind in (LossKind.REINFORCE, LossKind.RLOO):
             per_rollout.append(-advantage * now)
         else:
-            per_rollout.append(-np.minimum(ratio * advantage, np.clip(ratio, 1 - low, 1 + high) * advantage))
+            gain = np.minimum(ratio * advantage, np.clip(ratio, 1 - low, 1 + high) * advantage)
+            if dual is not None and advantage < 0:
+                gain = np.maximum(gain, dual * advantage)
+            per_rollout.append(-gain)
     match LOSSES[kind][1]:
         case Aggregation.TOKEN_MEAN:
             return float(np.concatenate(per_rollout).mean())
@@ -105,6 +114,34 @@ def test_off_policy_values_match_a_second_writing(kind: LossKind) -> None:
         terms = terms_of(torch.tensor(logp), anchor.tolist(), advantages)
         found = value_of(kind, terms, LossParameters(0.2, 0.28)).item()
         assert found == pytest.approx(numpy_value(kind, logp, anchor, advantages, 0.2, 0.28), abs=1e-12)
+
+
+def test_dual_clip_matches_a_second_writing() -> None:
+    generator = np.random.default_rng(4)
+    acted = 0
+    for _ in range(50):
+        anchor = -generator.exponential(2.0, 5)
+        logp = np.minimum(anchor + generator.normal(0.0, 1.5, 5), 0.0)
+        advantages = generator.normal(0.0, 1.0, 2).tolist()
+        terms = terms_of(torch.tensor(logp), anchor.tolist(), advantages)
+        found = value_of(LossKind.PPO, terms, LossParameters(0.2, 0.28, dual_clip=3.0)).item()
+        wanted = numpy_value(LossKind.PPO, logp, anchor, advantages, 0.2, 0.28, dual=3.0)
+        assert found == pytest.approx(wanted, abs=1e-12)
+        acted += wanted != numpy_value(LossKind.PPO, logp, anchor, advantages, 0.2, 0.28)
+    assert acted > 5
+
+
+def test_cross_entropy_is_the_mean_of_the_negative_log_probabilities() -> None:
+    logprobs = [-1.0, -0.5, -2.0, -0.3, -1.2]
+    logprob_N = torch.tensor(logprobs, dtype=torch.float64, requires_grad=True)
+    loss, aggregation = SUPERVISED
+    assert aggregation is Aggregation.TOKEN_MEAN
+    # Anchors and clips of any kind have no effect.
+    value = loss(terms_of(logprob_N, [-9.0] * 5, [1.0, 1.0]), LossParameters(0.0, 0.0)).loss_N.mean()
+    value.backward()
+    assert value.item() == pytest.approx(1.0, abs=1e-12)
+    assert logprob_N.grad is not None
+    assert logprob_N.grad.tolist() == pytest.approx([-0.2] * 5, abs=1e-12)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in LossKind if kind is not LossKind.CISPO])

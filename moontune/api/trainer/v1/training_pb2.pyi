@@ -131,30 +131,6 @@ AGGREGATION_SEQUENCE_SUM: Aggregation.ValueType  # 4
 """Sum over a rollout's decisions, mean over rollouts and groups."""
 Global___Aggregation: _TypeAlias = Aggregation  # noqa: Y015
 
-class _KlEstimator:
-    ValueType = _typing.NewType("ValueType", _builtins.int)
-    V: _TypeAlias = ValueType  # noqa: Y015
-
-class _KlEstimatorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_KlEstimator.ValueType], _builtins.type):
-    DESCRIPTOR: _descriptor.EnumDescriptor
-    KL_ESTIMATOR_UNSPECIFIED: _KlEstimator.ValueType  # 0
-    """Not given: K3."""
-    KL_ESTIMATOR_K2: _KlEstimator.ValueType  # 1
-    """Half the squared log-ratio."""
-    KL_ESTIMATOR_K3: _KlEstimator.ValueType  # 2
-    """e^u - 1 - u times the ratio, u the log-ratio of base to policy."""
-
-class KlEstimator(_KlEstimator, metaclass=_KlEstimatorEnumTypeWrapper):
-    """How the KL to the base is estimated over text tokens; over the bin and go heads it is always the exact sum."""
-
-KL_ESTIMATOR_UNSPECIFIED: KlEstimator.ValueType  # 0
-"""Not given: K3."""
-KL_ESTIMATOR_K2: KlEstimator.ValueType  # 1
-"""Half the squared log-ratio."""
-KL_ESTIMATOR_K3: KlEstimator.ValueType  # 2
-"""e^u - 1 - u times the ratio, u the log-ratio of base to policy."""
-Global___KlEstimator: _TypeAlias = KlEstimator  # noqa: Y015
-
 class _ObjectOrder:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -229,7 +205,6 @@ class TrainSettings(_message.Message):
     PASSES_FIELD_NUMBER: _builtins.int
     DUAL_CLIP_FIELD_NUMBER: _builtins.int
     AGGREGATION_FIELD_NUMBER: _builtins.int
-    KL_ESTIMATOR_FIELD_NUMBER: _builtins.int
     ENTROPY_HEADS_FIELD_NUMBER: _builtins.int
     MASK_TRUNCATED_FIELD_NUMBER: _builtins.int
     OVERLONG_POSITIONS_FIELD_NUMBER: _builtins.int
@@ -273,8 +248,6 @@ class TrainSettings(_message.Message):
     """PPO's bound on what a decision of negative advantage can cost, 1..1e4; other losses ignore it. Unset: off."""
     aggregation: Global___Aggregation.ValueType
     """How decisions are averaged. Unspecified: as the loss's paper does."""
-    kl_estimator: Global___KlEstimator.ValueType
-    """Estimator of the KL over text tokens. Unspecified: K3."""
     mask_truncated: _builtins.bool
     """Rollouts that a limit cut teach nothing; their rewards stay in the baseline. Unset: no."""
     overlong_positions: _builtins.int
@@ -316,7 +289,6 @@ class TrainSettings(_message.Message):
         passes: _builtins.int | None = ...,
         dual_clip: _builtins.float | None = ...,
         aggregation: Global___Aggregation.ValueType = ...,
-        kl_estimator: Global___KlEstimator.ValueType = ...,
         entropy_heads: _abc.Iterable[Global___HeadWeight] | None = ...,
         mask_truncated: _builtins.bool | None = ...,
         overlong_positions: _builtins.int | None = ...,
@@ -327,7 +299,7 @@ class TrainSettings(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_high", b"_clip_high", "_clip_low", b"_clip_low", "_dual_clip", b"_dual_clip", "_entropy_weight", b"_entropy_weight", "_epsilon", b"_epsilon", "_ground_truth_reward", b"_ground_truth_reward", "_kl_weight", b"_kl_weight", "_learning_rate", b"_learning_rate", "_mask_band", b"_mask_band", "_mask_truncated", b"_mask_truncated", "_max_grad_norm", b"_max_grad_norm", "_max_staleness_steps", b"_max_staleness_steps", "_normalise_std", b"_normalise_std", "_overlong_penalty", b"_overlong_penalty", "_overlong_positions", b"_overlong_positions", "_passes", b"_passes", "_sft_weight", b"_sft_weight", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "clip_high", b"clip_high", "clip_low", b"clip_low", "dual_clip", b"dual_clip", "entropy_weight", b"entropy_weight", "epsilon", b"epsilon", "ground_truth_reward", b"ground_truth_reward", "kl_weight", b"kl_weight", "learning_rate", b"learning_rate", "mask_band", b"mask_band", "mask_truncated", b"mask_truncated", "max_grad_norm", b"max_grad_norm", "max_staleness_steps", b"max_staleness_steps", "normalise_std", b"normalise_std", "overlong_penalty", b"overlong_penalty", "overlong_positions", b"overlong_positions", "passes", b"passes", "sft_weight", b"sft_weight", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_high", b"_clip_high", "_clip_low", b"_clip_low", "_dual_clip", b"_dual_clip", "_entropy_weight", b"_entropy_weight", "_epsilon", b"_epsilon", "_ground_truth_reward", b"_ground_truth_reward", "_kl_weight", b"_kl_weight", "_learning_rate", b"_learning_rate", "_mask_band", b"_mask_band", "_mask_truncated", b"_mask_truncated", "_max_grad_norm", b"_max_grad_norm", "_max_staleness_steps", b"_max_staleness_steps", "_normalise_std", b"_normalise_std", "_overlong_penalty", b"_overlong_penalty", "_overlong_positions", b"_overlong_positions", "_passes", b"_passes", "_sft_weight", b"_sft_weight", "_weight_decay", b"_weight_decay", "aggregation", b"aggregation", "beta1", b"beta1", "beta2", b"beta2", "clip_high", b"clip_high", "clip_low", b"clip_low", "correction", b"correction", "dual_clip", b"dual_clip", "entropy_heads", b"entropy_heads", "entropy_weight", b"entropy_weight", "epsilon", b"epsilon", "ground_truth_reward", b"ground_truth_reward", "kl_estimator", b"kl_estimator", "kl_weight", b"kl_weight", "learning_rate", b"learning_rate", "loss", b"loss", "mask_band", b"mask_band", "mask_truncated", b"mask_truncated", "max_grad_norm", b"max_grad_norm", "max_staleness_steps", b"max_staleness_steps", "normalise_std", b"normalise_std", "object_order", b"object_order", "overlong_penalty", b"overlong_penalty", "overlong_positions", b"overlong_positions", "passes", b"passes", "sft_weight", b"sft_weight", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_high", b"_clip_high", "_clip_low", b"_clip_low", "_dual_clip", b"_dual_clip", "_entropy_weight", b"_entropy_weight", "_epsilon", b"_epsilon", "_ground_truth_reward", b"_ground_truth_reward", "_kl_weight", b"_kl_weight", "_learning_rate", b"_learning_rate", "_mask_band", b"_mask_band", "_mask_truncated", b"_mask_truncated", "_max_grad_norm", b"_max_grad_norm", "_max_staleness_steps", b"_max_staleness_steps", "_normalise_std", b"_normalise_std", "_overlong_penalty", b"_overlong_penalty", "_overlong_positions", b"_overlong_positions", "_passes", b"_passes", "_sft_weight", b"_sft_weight", "_weight_decay", b"_weight_decay", "aggregation", b"aggregation", "beta1", b"beta1", "beta2", b"beta2", "clip_high", b"clip_high", "clip_low", b"clip_low", "correction", b"correction", "dual_clip", b"dual_clip", "entropy_heads", b"entropy_heads", "entropy_weight", b"entropy_weight", "epsilon", b"epsilon", "ground_truth_reward", b"ground_truth_reward", "kl_weight", b"kl_weight", "learning_rate", b"learning_rate", "loss", b"loss", "mask_band", b"mask_band", "mask_truncated", b"mask_truncated", "max_grad_norm", b"max_grad_norm", "max_staleness_steps", b"max_staleness_steps", "normalise_std", b"normalise_std", "object_order", b"object_order", "overlong_penalty", b"overlong_penalty", "overlong_positions", b"overlong_positions", "passes", b"passes", "sft_weight", b"sft_weight", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
     _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
