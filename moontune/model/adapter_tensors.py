@@ -1,5 +1,6 @@
 """An adapter as tensors: what it adds to which layer, checked against an architecture."""
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from moontune.errors import FieldViolation, InvalidField
 from moontune.model.config import MoondreamConfig
-from moontune.model.lora_layers import adaptable_layers, region_shapes, target_layers, target_of, wiring_of
+from moontune.model.lora_layers import LayerShape, adaptable_layers, region_shapes, target_layers, target_of, wiring_of
 from moontune.values.finetune import FinetuneKind, LoraSettings, LoraTarget
 
 NOT_FINITE = "has values that are not finite"
@@ -73,9 +74,7 @@ def adapter_of(
     alpha: None is scale 1. Raises InvalidField, listing everything that does not fit the architecture.
     """
     known = adaptable_layers(config)
-    ranks = {
-        pair.a.shape[-2] * known[name].active for name, pair in layers.items() if name in known and pair.a.ndim > 1
-    }
+    ranks = _ranks(layers, known, experts=False) or _ranks(layers, known, experts=True)
     if len(ranks) != 1:
         raise InvalidField.of(
             "adapter.rank", sorted(ranks), f"one rank in all layers, which are layers of {config.name}"
@@ -93,15 +92,21 @@ def adapter_of(
     return adapter
 
 
+def paired(halves: Mapping[str, Tensor]) -> dict[str, LoraPair]:
+    """Deltas of tensors named `<layer>.a` and `<layer>.b`; InvalidField lists those without their other half."""
+    layers = {name.rpartition(".")[0]: None for name in halves}
+    wanted = [f"{layer}.{half}" for layer in layers for half in "ab"]
+    refuse([(name, "is missing") for name in wanted if name not in halves], "the adapter's tensors do not pair up")
+    if not layers:
+        raise InvalidField.of("adapter", "no tensors", "a file with one layer's delta or more")
+    return {layer: LoraPair(halves[f"{layer}.a"], halves[f"{layer}.b"]) for layer in layers}
+
+
 def check_settings(lora: LoraSettings, config: MoondreamConfig, field: str = "adapter") -> None:
     """Raise InvalidField for settings that no adapter of this architecture can have."""
     lora.validate(field)
     if lora.rank > config.limits.max_lora_rank:
         raise InvalidField.of(f"{field}.rank", lora.rank, f"1 to {config.limits.max_lora_rank} on {config.name}")
-    each = config.text.moe.experts_per_token if config.text.moe else 1
-    if lora.rank % each and LoraTarget.TEXT_MLP in lora.targets:
-        allowed = f"a multiple of {each}: a token's {each} experts share the rank"
-        raise InvalidField.of(f"{field}.rank", lora.rank, allowed)
 
 
 def refuse(problems: list[Problem], what: str) -> None:
@@ -112,9 +117,24 @@ def refuse(problems: list[Problem], what: str) -> None:
         raise InvalidField(f"{what}: {listed}", violations=violations)
 
 
+def started(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Start values of A [..., in]: uniform within 1 / sqrt(in), as peft draws them."""
+    bound = 1 / math.sqrt(shape[-1])
+    return torch.rand(shape, generator=generator) * (2 * bound) - bound
+
+
 def finite(tensor: Tensor) -> bool:
     """Whether every value is a number."""
     return bool(torch.isfinite(tensor).all())
+
+
+def _ranks(layers: Mapping[str, LoraPair], known: Mapping[str, LayerShape], *, experts: bool) -> set[int]:
+    """The adapter's ranks that plain layers, or else experts, speak for."""
+    return {
+        pair.a.shape[-2] * known[name].active
+        for name, pair in layers.items()
+        if name in known and bool(known[name].experts) is experts and pair.a.ndim > 1
+    }
 
 
 def _layer_problems(adapter: AdapterTensors, config: MoondreamConfig) -> Iterator[Problem]:

@@ -12,7 +12,8 @@ from moontune.model.config import MoondreamConfig
 from moontune.model.device import choose_device, default_dtype
 from moontune.model.moondream import Moondream
 from moontune.model.tokenizer import Tokenizer
-from moontune.model.weights import load_weights, weight_files
+from moontune.model.weight_files import weight_files
+from moontune.model.weights import load_weights
 
 BASES = Path(__file__).parent / "bases"
 """Bases that are part of the package."""

@@ -4,7 +4,6 @@ The base's own parameters are never trained and never changed. An adapter of kin
 the region head's tensors, which stands in for the base's while the adapter acts.
 """
 
-import math
 from collections.abc import Generator as Yields
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
@@ -15,9 +14,9 @@ from typing import Any, cast
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from torch import Tensor, nn
+from torch import nn
 
-from moontune.model.adapter_tensors import AdapterTensors, check_settings
+from moontune.model.adapter_tensors import AdapterTensors, check_settings, started
 from moontune.model.lora_layers import REGION, one_expression, target_layers
 from moontune.model.lora_modules import CUSTOM_MODULES
 from moontune.model.moondream import Moondream
@@ -190,12 +189,10 @@ def _slots(region: nn.Module) -> Iterable[tuple[str, _Slot]]:
 
 
 def _start(deltas: Mapping[str, nn.Parameter], seed: int) -> None:
-    """A uniform within 1 / sqrt(in), B zero, in fp32 whatever peft took from the base."""
+    """A drawn, B zero, in fp32 whatever peft took from the base."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, parameter in sorted(deltas.items()):
             parameter.data = torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
             if ".lora_A." in key:
-                bound = 1 / math.sqrt(parameter.shape[1])
-                drawn: Tensor = torch.rand(parameter.shape, generator=generator) * (2 * bound) - bound
-                parameter.copy_(drawn)
+                parameter.copy_(started(tuple(parameter.shape), generator))

@@ -41,8 +41,8 @@ class LayerShape:
     active: int = 1
 
     def rank(self, rank: int) -> int:
-        """The rank of one expert's delta, so that the experts a token meets have `rank` together."""
-        return rank // self.active
+        """The rank of one expert's delta, so that the experts a token meets have `rank` together, or just above."""
+        return -(-rank // self.active)
 
     def pair(self, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """Shapes of A and B at an adapter's rank: [r, in] and [out, r], in experts [E, r, in] and [E, out, r]."""

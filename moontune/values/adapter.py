@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
-from moontune.values.finetune import FinetuneKind, LoraSettings
+from moontune.values.finetune import FinetuneKind, LoraSettings, LoraTarget
 from moontune.values.model_ref import PolicyVersion
 
 CHUNK_BYTES = 1024 * 1024
@@ -68,6 +68,12 @@ class ExportKind(StrEnum):
     PHOTON = "photon"
     VARIANT = "variant"
     INT4 = "int4"
+
+
+def download_form(kind: FinetuneKind, lora: LoraSettings) -> ExportKind:
+    """The form that the HTTP API hands a checkpoint out in: Photon's where it can carry the adapter, else PEFT's."""
+    carries = kind is FinetuneKind.LORA and set(lora.targets) == {LoraTarget.TEXT_MLP}
+    return ExportKind.PHOTON if carries else ExportKind.PEFT
 
 
 class ImportKind(StrEnum):

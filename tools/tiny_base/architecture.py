@@ -18,7 +18,7 @@ from moontune.model.config import (
     VisionConfig,
 )
 from moontune.model.moondream import Moondream
-from moontune.model.weights import WEIGHTS_FILE
+from moontune.model.weight_files import WEIGHTS_FILE
 from tools.tiny_base.dataset import PATCH
 from tools.tiny_base.scenes import SIDE
 

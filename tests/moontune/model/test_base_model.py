@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moontune.errors import CheckpointCorrupt, InvalidField, ModelNotFound, MoontuneError, NotImplementedYet
+from moontune.errors import CheckpointCorrupt, InvalidField, ModelNotFound, MoontuneError
 from moontune.model.base_model import BaseModel, load_base, share_base
 from moontune.model.config import MoondreamConfig
 from moontune.model.device import choose_device
@@ -122,7 +122,7 @@ def shrink_vocabulary(folder: Path) -> None:
     [
         (truncate, CheckpointCorrupt, "not a whole safetensors file"),
         (scramble, CheckpointCorrupt, "not a whole safetensors file"),
-        (pack, NotImplementedYet, "U8"),
+        (pack, InvalidField, "stored as U8, allowed: F32, BF16, F16"),
         (lose_weights, InvalidField, r"a folder with model\.safetensors"),
         (lose_tokenizer, InvalidField, "tokenizers file"),
         (shrink_vocabulary, InvalidField, "below the weights' vocabulary of 200"),
