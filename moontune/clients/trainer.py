@@ -1,5 +1,6 @@
 """Client of the trainer: finetunes, steps, metrics, checkpoints, adapters."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import replace
@@ -87,7 +88,9 @@ class TrainerClient(ServiceClient):
         order = step if step.request_id else replace(step, request_id=new_request_id())
 
         async def messages() -> AsyncIterator[pb.TrainStepRequest]:
-            for message in train_step_to_messages(order):
+            made = train_step_to_messages(order)
+            # In a thread: groups may be read from a file, and a large image takes its time to encode.
+            while (message := await asyncio.to_thread(next, made, None)) is not None:
                 yield message
 
         response = await self._connection.upload(self._stub.TrainStep, messages, deadline_s)

@@ -8,6 +8,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from moontune.auth.authenticator import Authenticator, KeyLookup
 from moontune.auth.keys import KeyStore
@@ -15,14 +16,28 @@ from moontune.clients.connection import Target
 from moontune.errors import MoontuneError
 from moontune.telemetry.logs import get_logger
 from moontune.telemetry.metrics import ServiceMetrics
-from services.gateway import errors
+from services.gateway import errors, openapi
 from services.gateway.config import GatewaySettings
 from services.gateway.deliveries import DeliveryCounters
 from services.gateway.gate import BodyLimits, Gate
+from services.gateway.images import ImageReader
+from services.gateway.links import LinkSigner
 from services.gateway.model_names import ModelNames
 from services.gateway.readiness import Readiness
 from services.gateway.record import RecordSigner
-from services.gateway.routes import checkpoints, finetunes, health, inference, rollouts, training
+from services.gateway.remote_images import RemoteImages
+from services.gateway.routes import (
+    chat,
+    checkpoints,
+    downloads,
+    finetunes,
+    health,
+    inference,
+    models,
+    rollouts,
+    train_logs,
+    training,
+)
 from services.gateway.state import GatewayState
 from services.gateway.unfinished import HeldResults
 from services.gateway.upstream import Upstream, credentials_of
@@ -50,13 +65,15 @@ def create_app(settings: GatewaySettings, metrics: ServiceMetrics | None = None)
             await state.close()
 
     app = FastAPI(title="moontune", version=version("moontune"), description=DESCRIPTION, lifespan=lifespan)
-    for module in (health, finetunes, checkpoints, rollouts, training, inference):
+    for module in (health, models, inference, chat, finetunes, checkpoints, downloads, train_logs, rollouts, training):
         app.include_router(module.router)
     app.add_exception_handler(MoontuneError, errors.on_moontune)
     app.add_exception_handler(RequestValidationError, errors.on_validation)
     app.add_exception_handler(UnicodeEncodeError, errors.on_text)
+    app.add_exception_handler(ClientDisconnect, errors.on_departure)
     app.add_exception_handler(HTTPException, errors.on_http)
     app.add_exception_handler(Exception, errors.on_bug)
+    openapi.install(app)
     _add_gate(app, settings, keys, metrics or ServiceMetrics())
     return app
 
@@ -83,6 +100,8 @@ async def _state(settings: GatewaySettings, counters: DeliveryCounters) -> Gatew
         readiness=Readiness(_targets(settings)),
         counters=counters,
         signer=RecordSigner(signing),
+        links=LinkSigner(signing),
+        images=ImageReader(settings.image_bytes, RemoteImages(settings.image_hosts, settings.image_bytes)),
         rollouts=HeldResults(settings.held_s),
     )
 

@@ -1,5 +1,6 @@
 """Settings of the gateway. Environment prefix MOONTUNE_GATEWAY_."""
 
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import Field, SecretStr
@@ -29,6 +30,13 @@ class GatewaySettings(ServiceSettings):
     body_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="Largest body but that of train_step.")
     train_body_bytes: int = Field(256 * 1024 * 1024, ge=1024, description="Largest body of train_step.")
     image_bytes: int = Field(10 * 1024 * 1024, ge=1, description="Largest encoded image.")
+    image_hosts: list[str] = Field(
+        default_factory=list,
+        description='Hosts whose images are fetched by http(s) URL; ["*"]: every public one; empty: none.',
+    )
+    spool_dir: Path | None = Field(None, description="Folder of bodies and exports under way; unset: the system's.")
+    public_url: str = Field("", description="Where callers reach the gateway, for links; empty: as they called it.")
+    link_s: int = Field(3600, ge=1, description="How long a download link works.")
     rollout_timeout_s: float = Field(600.0, gt=0, description="Longest generation of one rollout group.")
     train_timeout_s: float = Field(3600.0, gt=0, description="Longest train step.")
     inference_timeout_s: float = Field(300.0, gt=0, description="Longest inference request.")

@@ -21,6 +21,9 @@ T = TypeVar("T")
 FLUSH_S = 0.002
 """Pause before the last byte, for a reset that is already on its way to be seen."""
 
+_TURNS = 8
+"""Turns of the event loop after that pause: a loop that was held up must look at its sockets before the last byte."""
+
 
 class Departure:
     """Watches one request's connection. Use it after the body was read, as nothing else may receive then."""
@@ -68,6 +71,25 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
         await asyncio.gather(task, gone, return_exceptions=True)
 
 
+async def first_of(task: "asyncio.Task[T]", departure: Departure) -> bool:
+    """Wait until the task is done or the caller has gone; whether the task was first, and did not fail.
+
+    The task goes on in either case. Raises what it raised; the caller is watched on only after True.
+    """
+    gone = asyncio.ensure_future(departure.wait())
+    try:
+        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
+        done = task.done()
+        if done:
+            task.result()
+    except BaseException:
+        departure.stop()
+        raise
+    finally:
+        gone.cancel()
+    return done
+
+
 class WatchedResponse(Response):
     """A JSON answer that tells afterwards whether its caller was still there when the last byte was written.
 
@@ -94,7 +116,10 @@ class WatchedResponse(Response):
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": body[:-1], "more_body": True})
+            await send({"type": "http.response.body", "body": b"", "more_body": True})  # returns once that has left
             await asyncio.sleep(FLUSH_S)
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
         except OSError:
             self._departure.stop()
             await self._written(False)

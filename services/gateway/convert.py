@@ -8,11 +8,11 @@ from moontune.errors import InvalidField
 from moontune.values.finetune import Checkpoint, Finetune
 from moontune.values.geometry import Box, Point
 from moontune.values.ground_truth import GroundTruth
+from moontune.values.image import Image
 from moontune.values.output import CaptionOutput, DetectOutput, Output, PointOutput, QueryOutput, Reasoning
 from moontune.values.request import SkillRequest, SpatialRef
 from moontune.values.sampling import SamplingSettings
 from moontune.values.skill import Skill
-from services.gateway.images import image_from_url
 from services.gateway.schemas import GroundTruthBody, PointBody, RegionBody, SettingsBody, SkillRequestBody
 
 Json = dict[str, "JsonValue"]
@@ -38,12 +38,12 @@ def spatial_refs_of(refs: Sequence[Sequence[float]] | None, field: str) -> tuple
     return tuple(found)
 
 
-def request_of(body: SkillRequestBody, defaults: SamplingSettings, field: str, image_bytes: int) -> SkillRequest:
-    """A tuning request, checked."""
+def request_of(body: SkillRequestBody, defaults: SamplingSettings, field: str, image: Image | None) -> SkillRequest:
+    """A tuning request, checked. image: what its image_url holds."""
     skill = Skill(body.skill)
     request = SkillRequest(
         skill=skill,
-        image=image_from_url(body.image_url, f"{field}.image_url", image_bytes) if body.image_url else None,
+        image=image,
         question=(body.question or "") if skill is Skill.QUERY else "",
         object=(body.object or "") if skill is not Skill.QUERY else "",
         spatial_refs=spatial_refs_of(body.spatial_refs, f"{field}.spatial_refs"),

@@ -1,6 +1,6 @@
 """How often the answer to one train_step body reached its caller: what stands in for the id that HTTP lacks.
 
-    request_id = sha256(key, finetune, body) : n
+    request_id = sha256(key, finetune, sha256(body)) : n
 
 n counts the responses to that body that were written to a connection with no disconnect seen. A body that comes again
 because its answer was lost has the same n, so the trainer answers it from memory; one that comes again because the
@@ -41,10 +41,10 @@ _secrets = sa.Table(
 _RECORDS = "rollout-records"
 
 
-def body_digest(key_id: str, finetune_id: str, body: bytes) -> str:
+def body_digest(key_id: str, finetune_id: str, body_sha256: bytes) -> str:
     """What makes two requests the same: the caller's key, the finetune, and every byte of the body."""
     digest = hashlib.sha256()
-    for part in (key_id.encode(), finetune_id.encode(), body):
+    for part in (key_id.encode(), finetune_id.encode(), body_sha256):
         digest.update(len(part).to_bytes(8, "big"))
         digest.update(part)
     return digest.hexdigest()

@@ -7,6 +7,7 @@ one of those. `code` is our stable reason, `param` the field's path where one is
 import math
 import reprlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from fastapi import Request
@@ -14,8 +15,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from moontune.errors import Code, ImageTooLarge, MoontuneError
+from moontune.errors import Cancelled, Code, ImageTooLarge, MoontuneError
 from moontune.telemetry.logs import get_logger
+from services.gateway.convert import Json
+from services.gateway.wording import http_field, http_message
 
 log = get_logger(__name__)
 
@@ -49,19 +52,39 @@ def error_response(
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s or 1.0)))
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
-    body = {"error": {"message": message, "type": kind, "param": param, "code": code}}
-    return JSONResponse(body, status_code=status, headers=headers)
+    return JSONResponse(_body(kind, message, code, param), status_code=status, headers=headers)
 
 
 def from_moontune(error: MoontuneError) -> JSONResponse:
     """The response of an error of our tree."""
-    status, kind = _STATUS[error.code]
-    if isinstance(error, ImageTooLarge):
-        status = 413
-    param = error.violations[0].field if error.violations else error.metadata.get("field")
+    status = 413 if isinstance(error, ImageTooLarge) else _STATUS[error.code][0]
+    told = _told(error)
     return error_response(
-        status, kind, error.message, code=error.reason, param=param, retry_after_s=error.retry_after_s
+        status, told.kind, told.message, code=error.reason, param=told.param, retry_after_s=error.retry_after_s
     )
+
+
+def error_json(error: MoontuneError) -> Json:
+    """The body of that response, for answers whose status has gone out already."""
+    told = _told(error)
+    return _body(told.kind, told.message, error.reason, told.param)
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    kind: str
+    message: str
+    param: str | None
+
+
+def _told(error: MoontuneError) -> _Told:
+    """An error in the HTTP API's words."""
+    field = error.violations[0].field if error.violations else error.metadata.get("field", "")
+    return _Told(_STATUS[error.code][1], http_message(error.message, field), http_field(field) or None)
+
+
+def _body(kind: str, message: str, code: str, param: str | None) -> Json:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 async def on_moontune(request: Request, error: Exception) -> JSONResponse:
@@ -97,6 +120,11 @@ async def on_text(request: Request, error: Exception) -> JSONResponse:
     half = cast("UnicodeEncodeError", error)
     message = f"the body holds {half.object[half.start : half.end]!a}, half a surrogate pair; allowed: Unicode text"
     return error_response(400, "invalid_request_error", message, code="INVALID_FIELD")
+
+
+async def on_departure(request: Request, error: Exception) -> JSONResponse:
+    """Handler of a caller that left while its body was read; nobody sees the answer."""
+    return from_moontune(Cancelled("the caller left before its body was read"))
 
 
 async def on_http(request: Request, error: Exception) -> JSONResponse:

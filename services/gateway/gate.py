@@ -26,6 +26,8 @@ from services.gateway.errors import error_response, from_moontune
 KEY_HEADER = "x-moondream-auth"
 LOOPBACK_NAMES = ("127.0.0.1", "localhost", "::1")
 PUBLIC_PATHS = ("/health", "/docs", "/openapi.json")
+PUBLIC_PREFIXES = ("/v1/downloads/",)
+"""Signed links carry their own right."""
 _KEYS_CACHE_S = 5.0
 
 
@@ -94,7 +96,7 @@ class Gate:
             limit = self._limits.of(scope["path"])
             if _content_length(headers) > limit:
                 raise _TooLarge(limit)
-            if scope["path"] not in PUBLIC_PATHS:
+            if not _is_public(scope["path"]):
                 principal = await self._authenticator.authenticate(_metadata(headers), _peer(scope))
                 _require(principal, scope["method"], scope["path"])
                 set_principal(principal)
@@ -143,6 +145,10 @@ class Gate:
             return
         given = kind or "missing"
         raise _Refused(415, "UNSUPPORTED_MEDIA_TYPE", f"Content-Type is {given[:80]}; allowed: application/json")
+
+
+def _is_public(path: str) -> bool:
+    return path in PUBLIC_PATHS or path.startswith(PUBLIC_PREFIXES)
 
 
 class _Refused(Exception):

@@ -9,6 +9,7 @@ from moontune.values.sampling import rollout_defaults
 from moontune.values.skill import Skill
 from moontune.values.training import Group, RlGroup, SftGroup
 from services.gateway.convert import boxes_of, points_of, request_of
+from services.gateway.images import image_from_url
 from services.gateway.record import RecordSigner
 from services.gateway.rollout_objects import reasoning_of, rollout_of
 from services.gateway.schemas import RlGroupBody, SftGroupBody, TargetBody
@@ -27,7 +28,9 @@ class GroupReader:
     def read(self, body: RlGroupBody | SftGroupBody, field: str) -> Group:
         """The group; InvalidField names what is wrong below `field`."""
         defaults = rollout_defaults(Skill(body.request.skill))
-        request = request_of(body.request, defaults, f"{field}.request", self._image_bytes)
+        url, image_field = body.request.image_url, f"{field}.request.image_url"
+        image = image_from_url(url, image_field, self._image_bytes) if url else None
+        request = request_of(body.request, defaults, f"{field}.request", image)
         if isinstance(body, SftGroupBody):
             return SftGroup(request, _target(body.target, request, f"{field}.target"))
         if len(body.rewards) != len(body.rollouts):
@@ -42,6 +45,7 @@ class GroupReader:
             rollouts=tuple(rollout for rollout, _ in read),
             rewards=tuple(body.rewards),
             verified=all(ours for _, ours in read),
+            target=None if body.target is None else _target(body.target, request, f"{field}.target"),
         )
 
 

@@ -140,22 +140,23 @@ def _unwrapped(request: object) -> object:
 GroupRequest = Annotated[SkillRequestBody, BeforeValidator(_unwrapped)]
 
 
-class RlGroupBody(Body):
-    """One request, its rollouts, one reward each (null: no score)."""
-
-    mode: Literal["rl"] = "rl"
-    request: GroupRequest
-    rollouts: Annotated[list[RolloutBody], Field(min_length=1, max_length=64)]
-    rewards: list[Number | None]
-
-
 class TargetBody(StrictBody):
-    """The right answer of a supervised group."""
+    """The right answer of a group."""
 
     answer: str | None = None
     reasoning: ReasoningBody | None = None
     points: Annotated[list[PointBody], Field(max_length=1000)] | None = None
     boxes: Annotated[list[RegionBody], Field(max_length=1000)] | None = None
+
+
+class RlGroupBody(Body):
+    """One request, its rollouts, one reward each (null: no score). target: the right answer, where one is known."""
+
+    mode: Literal["rl"] = "rl"
+    request: GroupRequest
+    rollouts: Annotated[list[RolloutBody], Field(min_length=1, max_length=64)]
+    rewards: Annotated[list[Number | None], Field(max_length=64)]
+    target: TargetBody | None = None
 
 
 class SftGroupBody(Body):
@@ -178,11 +179,10 @@ GroupBody = Annotated[
 ]
 
 
-class TrainStepBody(StrictBody):
-    """One optimiser step. Beside Moondream's fields those of our TrainSettings are taken by name."""
+class StepFields(StrictBody):
+    """A train step but for its groups. Beside Moondream's fields those of our TrainSettings are taken by name."""
 
     finetune_id: str
-    groups: Annotated[list[GroupBody], Field(min_length=1, max_length=256)]
     lr: Number = 2e-4
     expected_step: Count | None = None
     loss: str | None = None
@@ -200,6 +200,21 @@ class TrainStepBody(StrictBody):
     max_staleness_steps: int | None = None
     sft_weight: Number | None = None
     passes: int | None = None
+    dual_clip: Number | None = None
+    aggregation: str | None = None
+    entropy_heads: dict[str, Number] | None = None
+    mask_truncated: bool | None = None
+    overlong_positions: int | None = None
+    overlong_penalty: Number | None = None
+    object_order: str | None = None
+    ground_truth_reward: Number | None = None
+    epsilon: Number | None = None
+
+
+class TrainStepBody(StepFields):
+    """One optimiser step over RL and SFT groups. `step_body` reads it group by group."""
+
+    groups: Annotated[list[GroupBody], Field(min_length=1, max_length=256)]
 
 
 class MetricsBody(StrictBody):
@@ -212,11 +227,15 @@ class MetricsBody(StrictBody):
 
 
 class InferenceBody(Body):
-    """What every call has. model: a base or `<base>/<finetune_id>@<step>`. adapter: `<finetune_id>/<step>`."""
+    """What every call has. model: a base or `<base>/<finetune_id>@<step>`. adapter: `<finetune_id>/<step>`.
+
+    stream: as events, where the endpoint can; point and detect cannot.
+    """
 
     model: str | None = None
     adapter: str | None = None
     image_url: str | None = None
+    stream: bool = False
     settings: SettingsBody | None = None
 
 
@@ -224,13 +243,12 @@ class QueryBody(InferenceBody):
     """Ask a question."""
 
     question: str
-    stream: bool = False
     reasoning: bool | None = None
     spatial_refs: SpatialRefs | None = None
 
 
 class ObjectBody(InferenceBody):
-    """Find an object (point and detect). spatial_refs: point only."""
+    """Find an object (point, detect and segment). spatial_refs: point only."""
 
     object: str
     spatial_refs: SpatialRefs | None = None
@@ -240,4 +258,48 @@ class CaptionBody(InferenceBody):
     """Describe the image."""
 
     length: Literal["short", "normal", "long"] = "normal"
+
+
+class ImageUrlBody(Body):
+    """Where an image of a chat message is: a data URL."""
+
+    url: str
+
+
+class TextPart(Body):
+    """Words of a chat message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ImagePart(Body):
+    """An image of a chat message; OpenAI's form, or the URL alone."""
+
+    type: Literal["image_url"]
+    image_url: ImageUrlBody | str
+
+
+ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+class ChatMessageBody(Body):
+    """One turn of a conversation. Images stand in the user's turns."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[ContentPart], Field(max_length=64)] | None = None
+
+
+class ChatBody(Body):
+    """OpenAI's chat completion, as far as a vision-language model with one image can answer it."""
+
+    model: str = "moondream3-preview"
+    adapter: str | None = None
+    messages: Annotated[list[ChatMessageBody], Field(min_length=1, max_length=256)]
     stream: bool = False
+    reasoning: bool | None = None
+    temperature: Number | None = None
+    top_p: Number | None = None
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    n: Literal[1] | None = None

@@ -11,6 +11,8 @@ from moontune.values.rollout import RolloutGroup
 from moontune.values.training import TrainStepResult
 from services.gateway.config import GatewaySettings
 from services.gateway.deliveries import DeliveryCounters
+from services.gateway.images import ImageReader
+from services.gateway.links import LinkSigner
 from services.gateway.model_names import ModelNames
 from services.gateway.readiness import Readiness
 from services.gateway.record import RecordSigner
@@ -28,6 +30,8 @@ class GatewayState:
     readiness: Readiness
     counters: DeliveryCounters
     signer: RecordSigner
+    links: LinkSigner
+    images: ImageReader
     rollouts: HeldResults[RolloutGroup]
     train_steps: JoinedWork[TrainStepResult] = field(default_factory=JoinedWork[TrainStepResult])
     locks: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary[str, asyncio.Lock])
@@ -44,6 +48,7 @@ class GatewayState:
         await self.rollouts.close()
         await self.train_steps.close()
         await self.upstream.close()
+        await self.images.close()
         await self.readiness.close()
         await asyncio.to_thread(self.counters.close)
 

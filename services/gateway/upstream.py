@@ -8,6 +8,7 @@ from moontune.clients.credentials import Credentials, Tls
 from moontune.clients.inference import InferenceClient
 from moontune.clients.rollout import RolloutClient
 from moontune.clients.trainer import TrainerClient
+from moontune.values.adapter import ExportKind
 from moontune.values.finetune import Checkpoint, CheckpointRef, Finetune, LoraSettings, MetricPoint, NewFinetune
 from moontune.values.ground_truth import GroundTruth
 from moontune.values.inference import InferenceEvent, InferenceRequest, InferenceResult, ModelInfo
@@ -72,6 +73,19 @@ class Upstream:
         """Add the caller's own numbers."""
         await self._trainer.log_metrics(finetune_id, points)
 
+    async def metric_points(self, finetune_id: str, after_step: int, last_step: int) -> list[MetricPoint]:
+        """The points of the steps after after_step, up to last_step."""
+        points: list[MetricPoint] = []
+        token = ""
+        while True:
+            page = await self._trainer.list_metrics(
+                finetune_id, after_step=after_step, page_size=_PAGE, page_token=token
+            )
+            points += [point for point in page.items if point.step <= last_step]
+            token = page.next_page_token
+            if not token or page.items[-1].step > last_step:
+                return points
+
     async def train_step(self, step: TrainStep) -> TrainStepResult:
         """Apply one step."""
         return await self._trainer.train_step(step, deadline_s=self._settings.train_timeout_s)
@@ -91,6 +105,20 @@ class Upstream:
     async def get_checkpoint(self, finetune_id: str, checkpoint_id: str) -> Checkpoint:
         """A saved step by its checkpoint's id."""
         return await self._trainer.get_checkpoint(CheckpointRef(finetune_id, checkpoint_id=checkpoint_id))
+
+    async def get_checkpoint_at(self, finetune_id: str, step: int) -> Checkpoint:
+        """A saved step."""
+        return await self._trainer.get_checkpoint(CheckpointRef(finetune_id, step))
+
+    async def export(self, finetune_id: str, step: int, kind: ExportKind, folder: Path) -> None:
+        """Write a saved step to a folder in a form, every file checked."""
+        timeout_s = self._settings.train_timeout_s
+        await self.get_checkpoint_at(finetune_id, step)  # an unsaved step could be downloaded too, but is nobody's link
+        if kind is ExportKind.PEFT:
+            await self._trainer.download_adapter(finetune_id, folder, step=step, deadline_s=timeout_s)
+        else:
+            ref = CheckpointRef(finetune_id, step)
+            await self._trainer.export_checkpoint(ref, kind, folder, deadline_s=timeout_s)
 
     async def delete_checkpoint(self, finetune_id: str, step: int) -> None:
         """Delete a saved step."""

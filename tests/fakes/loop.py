@@ -18,31 +18,45 @@ from moontune.api.rollout.v1 import rollout_service_pb2 as rollout_pb
 from moontune.api.rollout.v1 import rollout_service_pb2_grpc
 from moontune.api.trainer.v1 import trainer_service_pb2 as trainer_pb
 from moontune.api.trainer.v1 import trainer_service_pb2_grpc
+from moontune.checkpoints.digest import adapter_digest
 from moontune.errors import (
     CheckpointNotFound,
     FinetuneExists,
     FinetuneNotFound,
     InvalidField,
+    MoontuneError,
+    NotImplementedYet,
     RequestIdReused,
 )
-from moontune.values.finetune import Checkpoint, Finetune
+from moontune.values.adapter import AdapterManifest, BundleFile, ExportManifest
+from moontune.values.finetune import Checkpoint, Finetune, LoraSettings, MetricPoint
 from moontune.values.geometry import Box, Point
 from moontune.values.inference import InferenceResult, ModelInfo, TextDelta, Usage
 from moontune.values.model_ref import ModelRef, PolicyVersion
-from moontune.values.output import DetectOutput, PointOutput, QueryOutput, Reasoning
+from moontune.values.output import CaptionOutput, DetectOutput, PointOutput, QueryOutput, Reasoning
 from moontune.values.request import SkillRequest
 from moontune.values.rollout import Decision, FinishReason, Head, Rollout, RolloutGroup
 from moontune.values.skill import Skill
-from moontune.values.training import Group, RlGroup, TrainStep, TrainStepResult
+from moontune.values.training import Group, RlGroup, SftGroup, TrainStep, TrainStepResult
 from moontune.wire.answer import (
+    caption_answer_to_proto,
+    caption_event_to_proto,
     detect_answer_to_proto,
     point_answer_to_proto,
     query_answer_to_proto,
     query_event_to_proto,
 )
+from moontune.wire.bundle import (
+    EXPORT_KINDS,
+    adapter_manifest_to_proto,
+    chunks_of,
+    export_manifest_to_proto,
+    file_chunk_to_proto,
+)
 from moontune.wire.checkpoint import checkpoint_ref_from_proto, checkpoint_to_proto
 from moontune.wire.finetune import finetune_to_proto, new_finetune_from_proto
 from moontune.wire.inference import inference_request_from_proto
+from moontune.wire.metric import metric_point_to_proto
 from moontune.wire.model_info import model_info_to_proto
 from moontune.wire.rollout import rollout_group_to_proto
 from moontune.wire.rollout_order import rollout_order_from_proto
@@ -50,6 +64,9 @@ from moontune.wire.training import group_from_proto, train_header_from_proto, tr
 
 BASE, BASE_DIGEST = "moontune-tiny", "sha256:" + "b" * 64
 DETECTED, POINTED = Box(0.25, 0.25, 0.5, 0.75), Point(0.5, 0.25)
+
+
+ADAPTER = {"adapter_config.json": b"{}", "adapter_model.safetensors": b"w" * (1024 * 1024 + 7)}
 
 
 def digest_of(finetune_id: str, step: int) -> str:
@@ -133,6 +150,9 @@ class FakeTrainer(trainer_service_pb2_grpc.TrainerServiceServicer):
         self.finetunes[finetune.id] = replace(finetune, step=now, adapter_digest=digest_of(finetune.id, now))
         unverified = sum(isinstance(group, RlGroup) and not group.verified for group in step.groups)
         metrics = {"reward_mean": 0.5, "grad_norm": 1.5, "unverified_groups": float(unverified)}
+        metrics["n_sft_groups"] = float(sum(isinstance(group, SftGroup) for group in step.groups))
+        metrics["n_groups"] = len(step.groups) - metrics["n_sft_groups"]
+        self.metrics += [(finetune.id, now, name, value) for name, value in metrics.items()]
         result = TrainStepResult(now, True, digest_of(finetune.id, now), metrics=metrics)
         self.answers[step.request_id] = (payload, result)
         return result
@@ -153,9 +173,45 @@ class FakeTrainer(trainer_service_pb2_grpc.TrainerServiceServicer):
     async def GetCheckpoint(self, request, context):
         ref = checkpoint_ref_from_proto(request.ref)
         for one in self.saved.values():
-            if one.finetune_id == ref.finetune_id and ref.checkpoint_id == one.id:
+            if one.finetune_id == ref.finetune_id and (ref.checkpoint_id == one.id or ref.step == one.step):
                 return trainer_pb.GetCheckpointResponse(checkpoint=checkpoint_to_proto(one))
-        raise CheckpointNotFound(f"no checkpoint {ref.checkpoint_id} of {ref.finetune_id}")
+        raise CheckpointNotFound(f"no checkpoint {ref.checkpoint_id or ref.step} of {ref.finetune_id}")
+
+    async def DownloadAdapter(self, request, context):
+        self._finetune(request.finetune_id)
+        shas = {name: hashlib.sha256(data).hexdigest() for name, data in ADAPTER.items()}
+        files = tuple(BundleFile(name, len(ADAPTER[name]), shas[name]) for name in sorted(ADAPTER))
+        policy = PolicyVersion(BASE, BASE_DIGEST, request.finetune_id, request.step, adapter_digest(shas))
+        manifest = adapter_manifest_to_proto(AdapterManifest(policy, LoraSettings(), files))
+        yield trainer_pb.DownloadAdapterResponse(manifest=manifest)
+        for name, data in sorted(ADAPTER.items()):
+            for chunk in chunks_of(name, [data]):
+                yield trainer_pb.DownloadAdapterResponse(chunk=file_chunk_to_proto(chunk))
+
+    async def ExportCheckpoint(self, request, context):
+        """Photon's form is one file, whatever it holds here."""
+        kind, data = EXPORT_KINDS.decode(request.kind, "kind"), b"photon's bytes"
+        files = (BundleFile("adapter.pt", len(data), hashlib.sha256(data).hexdigest()),)
+        policy = PolicyVersion(BASE, BASE_DIGEST, request.ref.finetune_id, request.ref.step, "sha256:" + "5" * 64)
+        header = export_manifest_to_proto(ExportManifest(policy, kind, files))
+        yield trainer_pb.ExportCheckpointResponse(header=header)
+        for chunk in chunks_of("adapter.pt", [data]):
+            yield trainer_pb.ExportCheckpointResponse(chunk=file_chunk_to_proto(chunk))
+
+    async def ListMetrics(self, request, context):
+        """By step; the page token is how many points came before."""
+        self._finetune(request.finetune_id)
+        after = request.after_step if request.HasField("after_step") else -1
+        mine = [
+            MetricPoint(step, name, value, datetime.now(UTC))
+            for finetune_id, step, name, value in sorted(self.metrics)
+            if finetune_id == request.finetune_id and step > after
+        ]
+        first = int(request.page_token or 0)
+        page = mine[first : first + (request.page_size or 1000)]
+        token = str(first + len(page)) if first + len(page) < len(mine) else ""
+        points = [metric_point_to_proto(point) for point in page]
+        return trainer_pb.ListMetricsResponse(points=points, next_page_token=token)
 
     async def DeleteCheckpoint(self, request, context):
         ref = checkpoint_ref_from_proto(request.ref)
@@ -227,10 +283,18 @@ def rollout_of(request: SkillRequest, policy: PolicyVersion, seed: int) -> Rollo
 
 @dataclass
 class FakeInference(inference_service_pb2_grpc.InferenceServiceServicer):
-    """Answers the same to every model; serves only steps that `trainer` has saved."""
+    """Answers the same to every model; serves only steps that `trainer` has saved.
+
+    slow_s: before an answer. pause_s: between the pieces of a streamed one. captions, streams: whether it has them.
+    fails: raised after the first piece of a stream.
+    """
 
     trainer: FakeTrainer
     slow_s: float = 0.0
+    pause_s: float = 0.0
+    captions: bool = False
+    streams: bool = True
+    fails: MoontuneError | None = None
     orders: list = field(default_factory=list)
     cancelled: int = 0
 
@@ -254,10 +318,33 @@ class FakeInference(inference_service_pb2_grpc.InferenceServiceServicer):
         return query_answer_to_proto(await self._result(request, QueryOutput("a red car")))
 
     async def StreamQuery(self, request, context):
+        if not self.streams:
+            raise NotImplementedYet("StreamQuery is not in this build")
         result = await self._result(request, QueryOutput("a red car"))
-        for piece in ("a ", "red ", "car"):
+        if request.task.reasoning:
+            yield query_event_to_proto(TextDelta("hm", reasoning=True))
+        async for piece in self._pieces():
             yield query_event_to_proto(TextDelta(piece))
         yield query_event_to_proto(result)
+
+    async def StreamCaption(self, request, context):
+        if not self.captions:
+            raise InvalidField.of("task", "caption", "query, point or detect; this base cannot caption")
+        result = await self._result(request, CaptionOutput("a red car"))
+        async for piece in self._pieces():
+            yield caption_event_to_proto(TextDelta(piece))
+        yield caption_event_to_proto(result)
+
+    async def _pieces(self):
+        try:
+            for piece in ("a ", "red ", "car"):
+                yield piece
+                if self.fails:
+                    raise self.fails
+                await asyncio.sleep(self.pause_s)
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancelled += 1
+            raise
 
     async def Point(self, request, context):
         return point_answer_to_proto(await self._result(request, PointOutput((POINTED,))))
@@ -266,6 +353,8 @@ class FakeInference(inference_service_pb2_grpc.InferenceServiceServicer):
         return detect_answer_to_proto(await self._result(request, DetectOutput((DETECTED,))))
 
     async def Caption(self, request, context):
+        if self.captions:
+            return caption_answer_to_proto(await self._result(request, CaptionOutput("a red car")))
         raise InvalidField.of("task", "caption", "query, point or detect; this base cannot caption")
 
     async def ListModels(self, request, context):

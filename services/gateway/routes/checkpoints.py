@@ -1,16 +1,18 @@
-"""/v1/tuning/finetunes/{id}/checkpoints: list, save, delete, download."""
+"""/v1/tuning/finetunes/{id}/checkpoints: list, save, delete."""
 
+import re
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
 
-from moontune.errors import CheckpointNotFound, InvalidField, NotImplementedYet
+from moontune.errors import CheckpointNotFound, InvalidField
 from services.gateway.convert import Json, checkpoint_json
 from services.gateway.paging import page_of
 from services.gateway.state import state_of
 
-router = APIRouter(prefix="/v1/tuning/finetunes/{finetune_id}/checkpoints")
+router = APIRouter(prefix="/v1/tuning/finetunes/{finetune_id}/checkpoints", tags=["tuning"])
 
+_CURSOR = re.compile(r"\d{9}", re.ASCII)
 Step = Annotated[int, Path(ge=0, le=999_999_999)]
 Limit = Annotated[int, Query(ge=1, le=100)]
 
@@ -18,7 +20,7 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 @router.get("", response_model=None)
 async def list_saved(request: Request, finetune_id: str, limit: Limit = 20, cursor: str | None = None) -> Json:
     """Saved checkpoints by ascending step."""
-    if cursor is not None and not cursor.isdigit():
+    if cursor is not None and not _CURSOR.fullmatch(cursor):
         raise InvalidField.of("cursor", cursor, "next_cursor of the page before")
     saved = await state_of(request).upstream.list_checkpoints(finetune_id)
     page = page_of(saved, lambda checkpoint: f"{checkpoint.step:09d}", limit, cursor)
@@ -43,11 +45,3 @@ async def delete(request: Request, finetune_id: str, step: Step) -> Json:
         if step > finetune.step:
             raise
     return {"ok": True}
-
-
-@router.get("/{step}/download", response_model=None)
-async def download(request: Request, finetune_id: str, step: Step) -> Json:
-    """Not in this build."""
-    raise NotImplementedYet(
-        "checkpoints cannot be downloaded over HTTP in this build; use TrainerService.DownloadAdapter on the gRPC port"
-    )

@@ -7,12 +7,14 @@ from fastapi import APIRouter, Query, Request
 
 from moontune.errors import InvalidField
 from moontune.values.finetune import MetricPoint
+from moontune.values.model_ref import FINETUNE_ID
 from services.gateway.convert import Json, finetune_json
+from services.gateway.json_route import JsonRoute
 from services.gateway.paging import page_of
 from services.gateway.schemas import CreateFinetuneBody, MetricsBody
 from services.gateway.state import state_of
 
-router = APIRouter(prefix="/v1/tuning/finetunes")
+router = APIRouter(prefix="/v1/tuning/finetunes", tags=["tuning"], route_class=JsonRoute)
 
 RESERVED_METRICS = ("sys/", "usr/")
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -28,6 +30,8 @@ async def create(request: Request, body: CreateFinetuneBody) -> Json:
 @router.get("", response_model=None)
 async def list_all(request: Request, limit: Limit = 20, cursor: str | None = None) -> Json:
     """Oldest first. A finetune's id is a ULID, so its order is that of creation."""
+    if cursor is not None and not FINETUNE_ID.fullmatch(cursor):
+        raise InvalidField.of("cursor", cursor, "next_cursor of the page before")
     finetunes = await state_of(request).upstream.list_finetunes()
     page = page_of(finetunes, lambda finetune: finetune.id, limit, cursor)
     return {"finetunes": [finetune_json(finetune) for finetune in page.items], **page.json()}

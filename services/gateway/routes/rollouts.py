@@ -4,7 +4,7 @@ Generation is not cancelled when its caller leaves: the client gives up after 60
 gets what the first call made.
 """
 
-import asyncio
+import hashlib
 from collections.abc import Sequence
 
 from fastapi import APIRouter, Request
@@ -12,17 +12,20 @@ from fastapi.responses import Response
 
 from moontune.auth.context import current_principal
 from moontune.errors import Cancelled
+from moontune.values.image import Image
 from moontune.values.rollout import RolloutGroup
 from moontune.values.sampling import rollout_defaults
 from moontune.values.skill import Skill
-from services.gateway.connection import Departure, WatchedResponse
+from services.gateway.connection import Departure, WatchedResponse, first_of
 from services.gateway.convert import Json, ground_truth_of, request_of
 from services.gateway.deliveries import body_digest
+from services.gateway.images import data_url, is_data_url
+from services.gateway.json_route import JsonRoute
 from services.gateway.rollout_objects import rollout_json
-from services.gateway.schemas import RolloutsBody
+from services.gateway.schemas import RolloutsBody, SkillRequestBody
 from services.gateway.state import state_of
 
-router = APIRouter(prefix="/v1/tuning")
+router = APIRouter(prefix="/v1/tuning", tags=["tuning"], route_class=JsonRoute)
 
 
 @router.post("/rollouts", response_model=None)
@@ -30,26 +33,23 @@ async def rollouts(request: Request, body: RolloutsBody) -> Response:
     """Generate attempts with the finetune's current policy; with ground truth they come scored."""
     state, principal = state_of(request), current_principal()
     skill = Skill(body.request.skill)
-    asked = await asyncio.to_thread(
-        request_of, body.request, rollout_defaults(skill), "request", state.settings.image_bytes
-    )
+    url = body.request.image_url
+    image = await state.images.read(url, "request.image_url") if url else None
+    asked = request_of(body.request, rollout_defaults(skill), "request", image)
     truth = ground_truth_of(body.ground_truth, skill) if body.ground_truth is not None else None
 
     async def generate() -> RolloutGroup:
         finetune = await state.upstream.get_finetune(body.finetune_id)
         return await state.upstream.generate(finetune, asked, body.num_rollouts, truth)
 
-    digest = body_digest(principal.organisation + principal.key_id, body.finetune_id, await request.body())
+    sent = hashlib.sha256(await request.body()).digest()
+    digest = body_digest(principal.organisation + principal.key_id, body.finetune_id, sent)
     task = state.rollouts.take_or_start(digest, generate)
     departure = Departure(request.receive)
-    if not await _first(task, departure):
+    if not await first_of(task, departure):
         state.rollouts.hold(digest, task)
         raise Cancelled("the caller left before the rollouts were made; the same request within 5 minutes gets them")
-    try:
-        group = task.result()
-    except BaseException:
-        departure.stop()
-        raise
+    group = task.result()
 
     async def written(delivered: bool) -> None:
         if not delivered:
@@ -59,22 +59,20 @@ async def rollouts(request: Request, body: RolloutsBody) -> Response:
         rollout_json(rollout, asked, state.signer, principal.organisation) for rollout in group.rollouts
     ]
     content: Json = {
-        "request": body.request.model_dump(exclude_unset=True),
+        "request": _echo(body.request, image),
         "rollouts": objects,
         "rewards": _rewards(group.rewards) if truth is not None else None,
     }
     return WatchedResponse(content, departure, written)
 
 
+def _echo(asked: SkillRequestBody, image: Image | None) -> Json:
+    """The request as it came, its image inside: callers send it back with a train step, which fetches nothing."""
+    echo = asked.model_dump(exclude_unset=True)
+    if image is not None and asked.image_url and not is_data_url(asked.image_url):
+        echo["image_url"] = data_url(image)
+    return echo
+
+
 def _rewards(rewards: Sequence[float | None]) -> list[float | None]:
     return list(rewards)
-
-
-async def _first(task: "asyncio.Task[RolloutGroup]", departure: Departure) -> bool:
-    """Wait for the task or for the caller to leave; whether the task was first."""
-    gone = asyncio.ensure_future(departure.wait())
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        gone.cancel()
-    return task.done()

@@ -7,85 +7,74 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from moontune.auth.context import current_principal
-from moontune.errors import Cancelled, InvalidField
+from moontune.errors import Cancelled
 from moontune.telemetry.names import TrainKey
 from moontune.values.model_ref import PolicyVersion
-from moontune.values.training import LossKind, SamplerCorrection, TrainSettings, TrainStep, TrainStepResult
-from services.gateway.connection import Departure, WatchedResponse
+from moontune.values.training import TrainStep, TrainStepResult
+from services.gateway.connection import Departure, WatchedResponse, first_of
 from services.gateway.convert import Json
 from services.gateway.deliveries import body_digest
 from services.gateway.groups import GroupReader
+from services.gateway.openapi import body_of
 from services.gateway.schemas import TrainStepBody
+from services.gateway.spooled_body import SpooledBody
 from services.gateway.state import GatewayState, state_of
+from services.gateway.step_body import StepGroups, read_fields
+from services.gateway.train_settings import train_settings_of
 
-router = APIRouter(prefix="/v1/tuning")
+router = APIRouter(prefix="/v1/tuning", tags=["tuning"])
 
-_OUR_SETTINGS = (
-    "clip_low", "clip_high", "kl_weight", "entropy_weight", "normalise_std", "max_grad_norm", "weight_decay",
-    "beta1", "beta2", "mask_band", "max_staleness_steps", "sft_weight", "passes",
-)  # fmt: skip
+_BASE64 = 4 / 3
+_BESIDE_IMAGE_BYTES = 64 * 1024
+_BESIDE_IMAGES_BYTES = 32 * 1024 * 1024
 
 
-@router.post("/train_step", response_model=None)
-async def train_step(request: Request, body: TrainStepBody) -> Response:
+@router.post("/train_step", response_model=None, openapi_extra=body_of(TrainStepBody))
+async def train_step(request: Request) -> Response:
     """Apply one step over RL and SFT groups."""
     state, principal = state_of(request), current_principal()
-    step = await _read(state, body, principal.organisation)
-    digest = body_digest(principal.organisation + principal.key_id, body.finetune_id, await request.body())
+    image_chars = int(state.settings.image_bytes * _BASE64)
+    body = await SpooledBody.receive(request.stream(), state.settings.spool_dir, image_chars + _BESIDE_IMAGE_BYTES)
+    try:
+        step = await _read(state, body, principal.organisation, image_chars + _BESIDE_IMAGES_BYTES)
+    except BaseException:
+        body.close()
+        raise
+    digest = body_digest(principal.organisation + principal.key_id, step.finetune_id, body.sha256)
     lock = state.lock(digest)
     async with lock:
         delivered_before = await asyncio.to_thread(state.counters.delivered, principal.organisation, digest)
     step = replace(step, request_id=f"{digest}:{delivered_before}")
-    task = state.train_steps.start_or_join(step.request_id, lambda: state.upstream.train_step(step))
+
+    async def apply() -> TrainStepResult:
+        return await state.upstream.train_step(step)
+
+    task = state.train_steps.start_or_join(step.request_id, apply)
+    task.add_done_callback(lambda _: body.close())  # a task that was joined never reads this body
     departure = Departure(request.receive)
-    gone = asyncio.ensure_future(departure.wait())
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Cancelled("the caller left before the step was done; it goes on, and the same body gets its answer")
-        result = task.result()
-    except BaseException:
-        departure.stop()
-        raise
-    finally:
-        gone.cancel()
+    if not await first_of(task, departure):
+        raise Cancelled("the caller left before the step was done; it goes on, and the same body gets its answer")
 
     async def written(delivered: bool) -> None:
         if delivered:
             count = delivered_before + 1
             await asyncio.to_thread(state.counters.raise_to, principal.organisation, digest, count)
 
-    return WatchedResponse(_result_json(result), departure, written, last_byte=lock)
+    return WatchedResponse(_result_json(task.result()), departure, written, last_byte=lock)
 
 
-async def _read(state: GatewayState, body: TrainStepBody, organisation: str) -> TrainStep:
-    """The step without its request id. Images are decoded from base64 in a thread."""
-    finetune = await state.upstream.get_finetune(body.finetune_id)
+async def _read(state: GatewayState, body: SpooledBody, organisation: str, group_bytes: int) -> TrainStep:
+    """The step without its request id, every group checked."""
+
+    def reader(unknown: PolicyVersion) -> GroupReader:
+        return GroupReader(state.signer, organisation, unknown, state.settings.image_bytes)
+
+    fields, count = await asyncio.to_thread(read_fields, body, reader(PolicyVersion("", "")), group_bytes)
+    settings = train_settings_of(fields)
+    finetune = await state.upstream.get_finetune(fields.finetune_id)
     unknown = PolicyVersion(finetune.base, finetune.base_digest, finetune.id)
-    reader = GroupReader(state.signer, organisation, unknown, state.settings.image_bytes)
-
-    def read() -> TrainStep:
-        groups = tuple(reader.read(group, f"groups[{index}]") for index, group in enumerate(body.groups))
-        return TrainStep(finetune.id, "", groups, _settings(body), body.expected_step)
-
-    return await asyncio.to_thread(read)
-
-
-def _settings(body: TrainStepBody) -> TrainSettings:
-    given = {name: value for name in _OUR_SETTINGS if (value := getattr(body, name)) is not None}
-    settings = replace(TrainSettings(learning_rate=body.lr), **given)
-    if body.loss is not None:
-        if body.loss not in tuple(LossKind):
-            raise InvalidField.of("loss", body.loss, ", ".join(LossKind))
-        settings = replace(settings, loss=LossKind(body.loss))
-    if body.correction is not None:
-        if body.correction not in tuple(SamplerCorrection):
-            raise InvalidField.of("correction", body.correction, ", ".join(SamplerCorrection))
-        settings = replace(settings, correction=SamplerCorrection(body.correction))
-    if not 0.0 <= body.lr <= 1.0:
-        raise InvalidField.of("lr", body.lr, "0 to 1")
-    settings.validate("settings")
-    return settings
+    groups = StepGroups(body, reader(unknown), count, group_bytes)
+    return TrainStep(finetune.id, "", groups, settings, fields.expected_step)
 
 
 def _result_json(result: TrainStepResult) -> Json:

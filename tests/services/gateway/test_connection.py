@@ -52,18 +52,18 @@ async def test_a_whole_answer_counts_and_its_last_byte_goes_last():
     assert channel.sent[-1]["more_body"] is False
 
 
-@pytest.mark.parametrize("leaves_at", [0, 1])
+@pytest.mark.parametrize("leaves_at", [0, 1, 2])
 async def test_a_caller_that_leaves_before_the_last_byte_has_not_got_it(leaves_at):
     assert await answered(Channel(leaves_at=leaves_at)) == [False]
 
 
-@pytest.mark.parametrize("breaks_at", [0, 1, 2])
+@pytest.mark.parametrize("breaks_at", [0, 1, 2, 3])
 async def test_a_connection_that_breaks_is_a_lost_answer(breaks_at):
     assert await answered(Channel(breaks_at=breaks_at)) == [False]
 
 
 async def test_a_caller_may_close_once_it_has_everything():
-    assert await answered(Channel(leaves_at=2)) == [True]
+    assert await answered(Channel(leaves_at=3)) == [True]
 
 
 async def test_the_next_request_waits_for_the_count():

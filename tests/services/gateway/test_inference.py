@@ -85,10 +85,10 @@ async def test_bad_inference_input(running):
     cases = [
         ("/v1/detect", {"object": "x"}, "image_url"),
         ("/v1/detect", {"image_url": image_url()}, "object"),
-        ("/v1/detect", {"object": " ", "image_url": image_url()}, "request.object"),
-        ("/v1/query", {"question": ""}, "request.question"),
+        ("/v1/detect", {"object": " ", "image_url": image_url()}, "object"),
+        ("/v1/query", {"question": ""}, "question"),
         ("/v1/point", {"object": "x", "image_url": image_url(), "spatial_refs": [[0.1, 0.2, 0.3]]}, "spatial_refs[0]"),
-        ("/v1/point", {"object": "x", "image_url": image_url(), "settings": {"top_p": 0}}, "request.settings.top_p"),
+        ("/v1/point", {"object": "x", "image_url": image_url(), "settings": {"top_p": 0}}, "settings.top_p"),
     ]
     for path, body, param in cases:
         answer = await running.client.post(path, json=body)

@@ -69,7 +69,9 @@ async def test_a_step_done_after_its_caller_left_is_replayed(running):
     body = await step_body(running, await running.finetune())
     body["groups"][0]["rollouts"][0].pop("moontune")  # unverified: nothing in the payload may depend on the step
     running.trainer.slow_s = 0.2
-    leave(await send(running.port, "/v1/tuning/train_step", body))
+    left = await send(running.port, "/v1/tuning/train_step", body)
+    await until(lambda: running.trainer.running)
+    leave(left)
     await until(lambda: running.trainer.steps)
     await asyncio.sleep(0.05)
     again = await answer_of(await send(running.port, "/v1/tuning/train_step", body))

@@ -1,15 +1,21 @@
 """The tuning API's happy path and its refusals, over real sockets and channels."""
 
 import copy
+import io
 import json
+import time
+import zipfile
+from dataclasses import replace
 
 import pytest
 
+from moontune.values.finetune import LoraSettings, LoraTarget
 from moontune.values.geometry import Box
 from moontune.values.ground_truth import GroundTruth
 from moontune.values.output import QueryOutput
 from moontune.values.rollout import Head
 from moontune.values.training import RlGroup, SftGroup
+from tests.fakes.loop import ADAPTER
 from tests.services.gateway.conftest import image_url
 
 BOX = {"x_min": 0.25, "y_min": 0.25, "x_max": 0.5, "y_max": 0.75}
@@ -207,7 +213,7 @@ async def test_refusals_name_the_field_and_are_never_retried_by_the_client(runni
         ({"groups": [sft], "lr": 2.0}, "lr"),
         ({"groups": [sft], "kl_coef": 0.1}, "kl_coef"),
         ({"groups": [sft], "loss": "magic"}, "loss"),
-        ({"groups": [sft], "passes": 99}, "settings.passes"),
+        ({"groups": [sft], "passes": 99}, "passes"),
     ]
     for more, param in cases:
         answer = await running.client.post("/v1/tuning/train_step", json={"finetune_id": finetune_id, **more})
@@ -229,7 +235,7 @@ async def test_rollout_refusals(running):
         ({"num_rollouts": 17}, "num_rollouts"),
         (request(skill="caption"), "request.skill"),
         (request(object=None), "request.object"),
-        (request(image_url=None), "request.image"),
+        (request(image_url=None), "request.image_url"),
         (request(image_url="https://example.com/a.jpg"), "request.image_url"),
         (request(image_url="data:image/gif;base64,AAAA"), "request.image_url"),
         (request(image_url="data:image/jpeg;base64,!!!!"), "request.image_url"),
@@ -282,6 +288,71 @@ async def test_checkpoints(running):
     assert (await running.client.delete(f"{path}/2")).json() == {"ok": True}
     assert (await running.client.delete(f"{path}/2")).json() == {"ok": True}
     assert (await running.client.delete(f"{path}/99")).status_code == 404
-    download = await running.client.get(f"{path}/1/download")
-    assert (download.status_code, error_of(download)["code"]) == (404, "NOT_IMPLEMENTED_YET")
     assert (await running.client.post(f"/v1/tuning/finetunes/{'0' * 26}/checkpoints/save")).status_code == 404
+
+
+async def test_a_bad_cursor_is_refused(running):
+    finetune_id = await running.finetune()
+    path = f"/v1/tuning/finetunes/{finetune_id}"
+    for where in ("/v1/tuning/finetunes", f"{path}/checkpoints", f"{path}/train_logs"):
+        for cursor in ("nonsense", "", "-1", "1;2", "²", "9" * 40):
+            answer = await running.client.get(where, params={"cursor": cursor})
+            assert (answer.status_code, error_of(answer)["param"]) == (400, "cursor"), (where, cursor)
+
+
+async def test_a_link_gives_the_file_without_a_key_until_its_time_is_over(running, monkeypatch):
+    finetune_id = await running.finetune()
+    path = f"/v1/tuning/finetunes/{finetune_id}/checkpoints"
+    assert (await running.client.get(f"{path}/0/download")).status_code == 404
+    await running.client.post(f"{path}/save")
+    link = (await running.client.get(f"{path}/0/download")).json()
+    assert (link["expires_in"], link["format"]) == (3600, "peft")
+    file = await running.client.get(link["url"])
+    assert (file.status_code, file.headers["x-moontune-format"]) == (200, "peft")
+    with zipfile.ZipFile(io.BytesIO(file.content)) as archive:
+        assert {name: archive.read(name) for name in archive.namelist()} == ADAPTER
+    head, _, mac = link["url"].rpartition("/")[2].partition(".")
+    for forged in (f"{head}.{mac[:-2]}AA", f"A{head}.{mac}", head, "x.y", "%00", "é"):
+        answer = await running.client.get(f"/v1/downloads/{forged}")
+        assert answer.status_code == 403, forged
+    now = time.time()
+    monkeypatch.setattr("services.gateway.links.time.time", lambda: now + 3601)
+    late = await running.client.get(link["url"])
+    assert (late.status_code, error_of(late)["code"]) == (410, "LINK_EXPIRED")
+
+
+async def test_a_finetune_of_mlp_layers_alone_is_downloaded_in_photons_form(running):
+    finetune_id = await running.finetune()
+    made = running.trainer.finetunes[finetune_id]
+    running.trainer.finetunes[finetune_id] = replace(made, lora=LoraSettings(targets=(LoraTarget.TEXT_MLP,)))
+    path = f"/v1/tuning/finetunes/{finetune_id}/checkpoints"
+    await running.client.post(f"{path}/save")
+    link = (await running.client.get(f"{path}/0/download")).json()
+    assert link["format"] == "photon"
+    file = await running.client.get(link["url"])
+    assert (file.content, file.headers["x-moontune-format"]) == (b"photon's bytes", "photon")
+
+
+async def test_train_logs(running):
+    finetune_id = await running.finetune()
+    group = await rl_group(running, finetune_id)
+    sft = {"mode": "sft", "request": group["request"], "target": {"boxes": [BOX]}}
+    for index in range(5):
+        await train(running, finetune_id, [group, *[sft] * index])
+    path = f"/v1/tuning/finetunes/{finetune_id}/train_logs"
+    await running.client.post(f"/v1/tuning/finetunes/{finetune_id}/metrics", json={"step": 9, "metrics": {"x": 1}})
+    seen, cursor = [], None
+    for _ in range(9):
+        query = {"limit": 2} | ({"cursor": cursor} if cursor else {})
+        page = (await running.client.get(path, params=query)).json()
+        seen += page["steps"]
+        cursor = page["next_cursor"]
+        assert page["has_more"] == (cursor is not None)
+        if cursor is None:
+            break
+    assert [one["id"] for one in seen] == [f"{step:09d}-rl=1-sft={step - 1}.json" for step in (5, 4, 3, 2, 1)]
+    assert seen[0]["metadata"] == {"rl": 1, "sft": 4}
+    log = (await running.client.get(f"{path}/{seen[1]['id']}")).json()
+    assert (log["step"], log["metrics"]["reward_mean"]) == (4, 0.5)
+    for bad, status in (("nonsense", 400), ("000000004-rl=1-sft=7.json", 404), ("000000009-rl=1-sft=0.json", 404)):
+        assert (await running.client.get(f"{path}/{bad}")).status_code == status, bad

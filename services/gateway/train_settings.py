@@ -1,0 +1,54 @@
+"""Settings of a train step: Moondream's `lr`, and ours by their own names at the top of the body."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from enum import StrEnum
+
+from moontune.errors import InvalidField
+from moontune.values.rollout import Head
+from moontune.values.training import (
+    Aggregation,
+    HeadWeight,
+    LossKind,
+    ObjectOrder,
+    SamplerCorrection,
+    TrainSettings,
+)
+from services.gateway.schemas import StepFields
+
+_CHOICES: Mapping[str, type[StrEnum]] = {
+    "loss": LossKind,
+    "correction": SamplerCorrection,
+    "aggregation": Aggregation,
+    "object_order": ObjectOrder,
+}
+
+
+def train_settings_of(body: StepFields) -> TrainSettings:
+    """The settings that a body names, the defaults for the others; InvalidField for a value out of range."""
+    given: dict[str, object] = {"learning_rate": body.lr}
+    for name in (field.name for field in fields(TrainSettings)):
+        value: object = getattr(body, name, None)
+        if value is None:
+            continue
+        if name in _CHOICES:
+            value = _choice(name, str(value))
+        elif name == "entropy_heads":
+            value = tuple(HeadWeight(_head(head), weight) for head, weight in (body.entropy_heads or {}).items())
+        given[name] = value
+    settings = TrainSettings(**given)  # pyright: ignore[reportArgumentType]  # StepFields has the same types by name
+    settings.validate("header.settings")
+    return settings
+
+
+def _choice(name: str, given: str) -> StrEnum:
+    allowed = _CHOICES[name]
+    if given not in tuple(allowed):
+        raise InvalidField.of(name, given, ", ".join(allowed))
+    return allowed(given)
+
+
+def _head(given: str) -> Head:
+    if given not in tuple(Head):
+        raise InvalidField.of("entropy_heads", given, ", ".join(Head))
+    return Head(given)
