@@ -8,7 +8,7 @@ No torch and no protobuf.
 from moontune.evaluation.bootstrap import Interval, paired_difference, pooled_interval
 from moontune.evaluation.exact_match import is_exact_match, normalise
 from moontune.evaluation.f1 import MatchCounts, detect_counts, f1, point_in_box_counts, point_near_counts
-from moontune.evaluation.matching import Match, greedy_matches, iou_matrix, most_matches, optimal_matches
+from moontune.evaluation.matching import Match, best_total, greedy_matches, iou_matrix, most_matches, optimal_matches
 from moontune.evaluation.metric import METRICS, Metric, default_metric, evaluate, metric_named
 from moontune.evaluation.tally import Tally, pooled
 
@@ -19,6 +19,7 @@ __all__ = [
     "MatchCounts",
     "Metric",
     "Tally",
+    "best_total",
     "default_metric",
     "detect_counts",
     "evaluate",

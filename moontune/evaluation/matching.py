@@ -80,6 +80,17 @@ def optimal_matches(scores: Scores) -> list[Match]:
     return [match for match in _assign(scores) if match.score > 0.0]
 
 
+def best_total(scores: Scores) -> float:
+    """Total of `optimal_matches`, without the pairs: what a reward needs, a few times faster."""
+    if scores.size == 0:
+        return 0.0
+    worth = np.maximum(scores, 0.0)
+    if min(worth.shape) == 1:
+        return float(worth.max())
+    rows, columns = linear_sum_assignment(worth, maximize=True)
+    return float(worth[rows, columns].sum())
+
+
 def most_matches(scores: Scores, threshold: float) -> list[Match]:
     """As many pairs at or above the threshold as one-to-one matching allows; ties go to the larger total score.
 

@@ -77,3 +77,16 @@ def iou(a: Box, b: Box) -> float:
     intersection = max(0.0, width) * max(0.0, height)
     union = a.area + b.area - intersection
     return intersection / union if union > 0.0 else 0.0
+
+
+def giou(a: Box, b: Box) -> float:
+    """Generalised IoU, IoU - (|hull| - |union|) / |hull|, in (-1, 1]; -1 when either box has no area.
+
+    Negative and rising while two boxes that do not touch come closer. Rezatofighi et al., CVPR 2019.
+    """
+    if not (a.area > 0.0 and b.area > 0.0):
+        return -1.0
+    hull = (max(a.x_max, b.x_max) - min(a.x_min, b.x_min)) * (max(a.y_max, b.y_max) - min(a.y_min, b.y_min))
+    overlap = iou(a, b)
+    union = (a.area + b.area) / (1.0 + overlap)
+    return max(-1.0, overlap - (hull - union) / hull)

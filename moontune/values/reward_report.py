@@ -10,11 +10,15 @@ from moontune.values.reward import RewardResult
 
 @dataclass(frozen=True, slots=True)
 class SampleGroup:
-    """One request with several answers to grade against one ground truth."""
+    """One request with several answers to grade against one ground truth.
+
+    token_counts: of each output, as in RewardSample; () where nobody counted.
+    """
 
     request: SkillRequest
     outputs: tuple[Output, ...]
     ground_truth: GroundTruth
+    token_counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

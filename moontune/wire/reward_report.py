@@ -4,7 +4,7 @@ from moontune.api.reward.v1 import report_pb2
 from moontune.errors import InvalidField
 from moontune.values.ground_truth import GroundTruth
 from moontune.values.reward_report import GradedExample, RewardProbe, RewardReport, SampleGroup
-from moontune.wire.checks import each, encodes, finite, required, text
+from moontune.wire.checks import at_least, each, encodes, finite, required, text
 from moontune.wire.ground_truth import ground_truth_from_proto, ground_truth_to_proto
 from moontune.wire.moments import duration_from_proto, duration_to_proto
 from moontune.wire.output import output_from_proto, output_to_proto, skill_of
@@ -20,6 +20,7 @@ def sample_group_to_proto(group: SampleGroup) -> report_pb2.SampleGroup:
         request=request_to_proto(group.request),
         outputs=[output_to_proto(output) for output in group.outputs],
         ground_truth=None if truth is None else ground_truth_to_proto(truth),
+        token_counts=group.token_counts,
     )
 
 
@@ -36,7 +37,12 @@ def sample_group_from_proto(message: report_pb2.SampleGroup, field: str = "group
     if message.HasField("ground_truth"):
         truth = ground_truth_from_proto(message.ground_truth, f"{field}.ground_truth")
         truth.validate(request.skill, f"{field}.ground_truth")
-    return SampleGroup(request, outputs, truth)
+    counts = each(f"{field}.token_counts", message.token_counts, lambda count, path: at_least(count, 0, path))
+    if len(counts) not in (0, len(outputs)):
+        raise InvalidField.of(
+            f"{field}.token_counts", f"{len(counts)} counts", f"none, or one for each of {len(outputs)}"
+        )
+    return SampleGroup(request, outputs, truth, counts)
 
 
 @encodes("report")

@@ -1,14 +1,13 @@
-"""From a spec and a sample to a result: weighted mean of the components, times the gates.
-
-    reward = [every gate scores 1] * sum_i w_i r_i / sum_i w_i        (no gates: the mean; only gates: 1 or 0)
+"""From a spec and samples to results.
 
 A wrong spec or a sample that the spec cannot read is the caller's mistake and raises InvalidField or RewardNotFound.
 A grade that breaks is "no score" for that sample alone: reward None, status FAILED, never a silent 0.
 """
 
+import asyncio
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -17,9 +16,9 @@ from moontune.values.output import CaptionOutput, DetectOutput, PointOutput, Que
 from moontune.values.reward import ParseStatus, RewardResult, RewardSample, RewardSpec
 from moontune.values.skill import Skill
 from services.reward.catalogue import default_spec, entry_named
-from services.reward.catalogue.entry import Entry, Parameters
+from services.reward.composite import BuiltIn, Composite, Lookup, Outcome, Outside
+from services.reward.reading.unreadable import Unreadable
 
-MAX_COMPONENTS = 16
 _log = structlog.get_logger(__name__)
 _OUTPUTS = {
     Skill.DETECT: DetectOutput,
@@ -29,79 +28,95 @@ _OUTPUTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """A component ready to grade. label: its name in results; a repeated reward gets `name#2`, `name#3`."""
+async def grade_all(
+    spec: RewardSpec | None, samples: Sequence[RewardSample], lookup: Lookup = entry_named, field: str = "samples"
+) -> list[RewardResult]:
+    """Grade samples in order; without a spec each by the default of its skill and labels.
 
-    label: str
-    entry: Entry
-    weight: float
-    gate: bool
-    parameters: Parameters
-
-
-@dataclass(frozen=True, slots=True)
-class Composite:
-    """A checked spec."""
-
-    parts: tuple[_Part, ...]
-
-    @classmethod
-    def of(cls, spec: RewardSpec, field: str = "reward") -> "Composite":
-        """Check every name, weight and parameter of the spec."""
-        if not 1 <= len(spec.components) <= MAX_COMPONENTS:
-            raise InvalidField.of(f"{field}.components", len(spec.components), f"1 to {MAX_COMPONENTS} components")
-        parts: list[_Part] = []
-        for index, component in enumerate(spec.components):
-            where = f"{field}.components[{index}]"
-            entry = entry_named(component.name)
-            if not (math.isfinite(component.weight) and 0.0 < component.weight <= 1e6):
-                raise InvalidField.of(f"{where}.weight", component.weight, "more than 0 and at most 1e6")
-            parameters = entry.complete(component.parameters, f"{where}.parameters")
-            earlier = sum(part.entry.name == entry.name for part in parts)
-            label = f"{entry.name}#{earlier + 1}" if earlier else entry.name
-            parts.append(_Part(label, entry, component.weight, component.gate, parameters))
-        return cls(tuple(parts))
-
-    def grade(self, sample: RewardSample, field: str = "sample") -> RewardResult:
-        """Grade one sample; InvalidField when it is not of the kind that the components read."""
-        _check_output(sample, field)
-        for part in self.parts:
-            part.entry.check_sample(sample, field)
-        values: dict[str, float] = {}
-        for part in self.parts:
-            try:
-                values[part.label] = _finite(part, part.entry.grade(sample, part.parameters))
-            except MoontuneError as error:
-                return RewardResult(None, values, ParseStatus.FAILED, f"{part.label}: {error.message}")
-            except Exception as error:  # one broken grade must not fail the batch
-                _log.exception("grade failed", reward=part.label)
-                return RewardResult(None, values, ParseStatus.FAILED, f"{part.label}: {type(error).__name__}")
-        reward = self._combine(values)
-        if _is_blank(sample):
-            return RewardResult(reward, values, ParseStatus.UNPARSED, "the answer is empty")
-        return RewardResult(reward, values)
-
-    def _combine(self, values: dict[str, float]) -> float:
-        if any(part.gate and values[part.label] < 1.0 for part in self.parts):
-            return 0.0
-        summed = [part for part in self.parts if not part.gate]
-        if not summed:
-            return 1.0
-        if len(summed) == 1:
-            return values[summed[0].label]
-        total = math.fsum(part.weight for part in summed)
-        return math.fsum(part.weight * values[part.label] for part in summed) / total
-
-
-def grade_all(spec: RewardSpec | None, samples: Sequence[RewardSample], field: str = "samples") -> list[RewardResult]:
-    """Grade samples in order; without a spec each by the default of its skill and labels."""
+    Built-ins run in a thread: the event loop stays free. Rewards from outside are asked once, for all samples.
+    """
     if spec is not None and spec.components:
-        composite = Composite.of(spec)
-        return [composite.grade(sample, f"{field}[{index}]") for index, sample in enumerate(samples)]
+        return await _grade(Composite.of(spec, lookup), samples, field, range(len(samples)))
+    by_default: dict[str, list[int]] = {}
+    for index, sample in enumerate(samples):
+        name = default_spec(sample.request.skill, sample.ground_truth).components[0].name
+        by_default.setdefault(name, []).append(index)
+    results: dict[int, RewardResult] = {}
+    for indices in by_default.values():
+        first = samples[indices[0]]
+        composite = Composite.of(default_spec(first.request.skill, first.ground_truth), lookup)
+        graded = await _grade(composite, [samples[index] for index in indices], field, indices)
+        results |= zip(indices, graded, strict=True)
+    return [results[index] for index in range(len(samples))]
+
+
+async def _grade(
+    composite: Composite, samples: Sequence[RewardSample], field: str, indices: Sequence[int]
+) -> list[RewardResult]:
+    """indices: of the samples in the request, to name them in errors."""
+    outcomes = await asyncio.to_thread(_built_in_outcomes, composite, samples, field, indices)
+    outside = [part for part in composite.parts if isinstance(part.grades, Outside)]
+    asked = await asyncio.gather(*(_ask(part.grades, samples) for part in outside if isinstance(part.grades, Outside)))
+    outcomes |= {part.label: answered for part, answered in zip(outside, asked, strict=True)}
+    return await asyncio.to_thread(_results, composite, samples, outcomes)
+
+
+def _built_in_outcomes(
+    composite: Composite, samples: Sequence[RewardSample], field: str, indices: Sequence[int]
+) -> dict[str, list[Outcome]]:
+    for index, sample in zip(indices, samples, strict=True):
+        _check_output(sample, f"{field}[{index}]")
+        composite.check_sample(sample, f"{field}[{index}]")
+    return {
+        part.label: [_outcome(part.grades, sample) for sample in samples]
+        for part in composite.parts
+        if isinstance(part.grades, BuiltIn)
+    }
+
+
+def _outcome(built_in: BuiltIn, sample: RewardSample) -> Outcome:
+    entry = built_in.entry
+    try:
+        value = entry.grade(sample, built_in.parameters)
+    except Unreadable as error:
+        return Outcome(entry.minimum, unread=str(error))
+    except MoontuneError as error:
+        return Outcome(None, failed=error.message)
+    except Exception as error:  # one broken grade must not fail the batch
+        _log.exception("grade failed", reward=entry.name)
+        return Outcome(None, failed=type(error).__name__)
+    if not math.isfinite(value):
+        return Outcome(None, failed=f"the grade is {value}; allowed: a finite number")
+    return Outcome(min(max(value, entry.minimum), entry.maximum))
+
+
+async def _ask(outside: Outside, samples: Sequence[RewardSample]) -> list[Outcome]:
+    """What a reward from outside says; when it breaks as a whole, no sample has a score."""
+    try:
+        results = await outside.reward.score(samples, outside.parameters)
+    except MoontuneError as error:
+        return [Outcome(None, failed=error.message)] * len(samples)
+    if len(results) != len(samples):
+        return [Outcome(None, failed=f"{len(results)} results for {len(samples)} samples")] * len(samples)
+    return [_outside_outcome(result) for result in results]
+
+
+def _outside_outcome(result: RewardResult) -> Outcome:
+    if result.reward is None:
+        return Outcome(None, failed=result.detail or "no reason given", inner=result.components)
+    if not all(math.isfinite(value) for value in (result.reward, *result.components.values())):
+        return Outcome(None, failed="a number that is not finite")
+    unread = (result.detail or "not read") if result.status is ParseStatus.UNPARSED else ""
+    return Outcome(result.reward, unread=unread, inner=result.components)
+
+
+def _results(
+    composite: Composite, samples: Sequence[RewardSample], outcomes: Mapping[str, Sequence[Outcome]]
+) -> list[RewardResult]:
+    columns = [outcomes[part.label] for part in composite.parts]
     return [
-        Composite.of(default_spec(sample.request.skill, sample.ground_truth)).grade(sample, f"{field}[{index}]")
-        for index, sample in enumerate(samples)
+        _marked_blank(sample, composite.result(row))
+        for sample, row in zip(samples, zip(*columns, strict=True), strict=True)
     ]
 
 
@@ -112,13 +127,11 @@ def _check_output(sample: RewardSample, field: str) -> None:
         raise InvalidField.of(f"{field}.output", type(sample.output).__name__, allowed)
 
 
-def _finite(part: _Part, value: float) -> float:
-    if not math.isfinite(value):
-        raise InvalidField.of("reward", value, "a finite number")
-    return min(max(value, part.entry.minimum), part.entry.maximum)
-
-
-def _is_blank(sample: RewardSample) -> bool:
-    if isinstance(sample.output, QueryOutput):
-        return not sample.output.answer.strip()
-    return isinstance(sample.output, CaptionOutput) and not sample.output.caption.strip()
+def _marked_blank(sample: RewardSample, result: RewardResult) -> RewardResult:
+    """An empty text cannot be read as an answer, whatever it earns."""
+    output = sample.output
+    text = output.answer if isinstance(output, QueryOutput) else None
+    text = output.caption if isinstance(output, CaptionOutput) else text
+    if text is None or text.strip() or result.status is not ParseStatus.OK:
+        return result
+    return replace(result, status=ParseStatus.UNPARSED, detail="the answer is empty")

@@ -7,11 +7,10 @@ stays free.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from typing import Any
 
-from moontune.api.reward.v1 import report_pb2, reward_pb2, reward_service_pb2_grpc
+from moontune.api.reward.v1 import reward_pb2, reward_service_pb2_grpc
 from moontune.api.reward.v1 import reward_service_pb2 as pb
 from moontune.errors import Draining, InvalidField, MoontuneError, NotImplementedYet
 from moontune.serving.chassis import Chassis
@@ -77,7 +76,9 @@ class RewardServicer(reward_service_pb2_grpc.RewardServiceServicer):
         self, request: pb.ValidateRewardRequest, context: Any
     ) -> pb.ValidateRewardResponse:
         """Dry run on the caller's samples."""
-        return pb.ValidateRewardResponse(report=await asyncio.to_thread(_report, request))
+        spec, groups = await asyncio.to_thread(lambda: (candidate_from(request), groups_from(request.groups)))
+        report = await dry_run(spec, groups)
+        return pb.ValidateRewardResponse(report=reward_report_to_proto(report))
 
     async def RegisterReward(  # noqa: N802
         self, request: pb.RegisterRewardRequest, context: Any
@@ -94,34 +95,14 @@ class RewardServicer(reward_service_pb2_grpc.RewardServiceServicer):
         return pb.GetSandboxStatusResponse(status=sandbox_status_to_proto(status))
 
     async def _grade(self, request: pb.ScoreRequest | pb.ScoreStreamRequest) -> list[reward_pb2.RewardResult]:
-        graded = await asyncio.to_thread(_graded, request)
-        self._metrics.histogram(names.SCORE_SECONDS, reward=graded.label).observe(graded.seconds)
-        for status, count in graded.statuses.items():
-            self._metrics.counter(names.SCORED, status=status).inc(count)
-        return graded.results
-
-
-@dataclass(frozen=True, slots=True)
-class _Graded:
-    """A batch's results with what is counted of it: the reward's label, seconds a grade, results by status."""
-
-    results: list[reward_pb2.RewardResult]
-    label: str
-    seconds: float
-    statuses: Mapping[str, int]
-
-
-def _graded(request: pb.ScoreRequest | pb.ScoreStreamRequest) -> _Graded:
-    spec, samples = spec_from(request), samples_from(request.samples)
-    started = time.perf_counter()
-    results = grade_all(spec, samples)
-    seconds = (time.perf_counter() - started) / len(samples)
-    statuses = Counter(str(result.status) for result in results)
-    return _Graded([reward_result_to_proto(result) for result in results], _label(spec), seconds, statuses)
-
-
-def _report(request: pb.ValidateRewardRequest) -> report_pb2.RewardReport:
-    return reward_report_to_proto(dry_run(candidate_from(request), groups_from(request.groups)))
+        spec, samples = await asyncio.to_thread(lambda: (spec_from(request), samples_from(request.samples)))
+        started = time.perf_counter()
+        results = await grade_all(spec, samples)
+        seconds = (time.perf_counter() - started) / len(samples)
+        self._metrics.histogram(names.SCORE_SECONDS, reward=_label(spec)).observe(seconds)
+        for status, count in Counter(result.status for result in results).items():
+            self._metrics.counter(names.SCORED, status=str(status)).inc(count)
+        return await asyncio.to_thread(lambda: [reward_result_to_proto(result) for result in results])
 
 
 def _label(spec: RewardSpec | None) -> str:

@@ -3,14 +3,17 @@
 An entry never changes the sample (values are frozen) and knows nothing of groups, weights or the wire.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any, Generic, TypeVar
 
 from moontune.errors import InvalidField
-from moontune.values.reward import Parameter, RewardInfo, RewardParameter, RewardSample
+from moontune.values.reward import Parameter, RewardInfo, RewardSample
 from moontune.values.skill import Skill
+from services.reward.catalogue.parameters import Parameters
+
+P = TypeVar("P", bound=Parameters)
 
 
 class Label(StrEnum):
@@ -19,72 +22,52 @@ class Label(StrEnum):
     BOXES = "boxes"
     POINTS = "points"
     ANSWERS = "answers"
+    MASKS = "masks"
+    POSES = "poses"
 
 
 @dataclass(frozen=True, slots=True)
-class NumberParameter:
-    """A number in [minimum, maximum]."""
-
-    name: str
-    default: float
-    minimum: float
-    maximum: float
-    description: str
-
-    def check(self, value: Parameter, field: str) -> float:
-        """The value as a float, or InvalidField that names the range."""
-        allowed = f"a number from {self.minimum:g} to {self.maximum:g}"
-        if isinstance(value, bool | str):
-            raise InvalidField.of(field, value, allowed)
-        if not (math.isfinite(value) and self.minimum <= value <= self.maximum):
-            raise InvalidField.of(field, value, allowed)
-        return float(value)
-
-    def info(self) -> RewardParameter:
-        """As listed."""
-        described = f"{self.description}; {self.minimum:g} to {self.maximum:g}"
-        return RewardParameter(self.name, "number", self.default, described)
-
-
-Parameters = Mapping[str, float]
-Grade = Callable[[RewardSample, Parameters], float]
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Generic[P]):
     """A reward of the catalogue.
 
-    skills: whose outputs it reads. label: the ground truth it needs. grade: sample and complete parameters to a value
-    in [minimum, maximum]. description: formula, empty rules, source.
+    formula: what it computes, with its rule for absent targets. source: who defined or used it. beware: how it has
+    been gamed, or what it does not see. skills: whose outputs it reads. labels: kinds of ground truth, one of which
+    must be there; () needs none. grade: sample and parameters to a value in [minimum, maximum]; raises Unreadable.
     """
 
     name: str
-    description: str
+    formula: str
+    source: str
     skills: tuple[Skill, ...]
-    label: Label
-    grade: Grade
-    parameters: tuple[NumberParameter, ...] = ()
+    labels: tuple[Label, ...]
+    parameters: type[P]
+    grade: Callable[[RewardSample, P], float]
+    beware: str = ""
     minimum: float = 0.0
     maximum: float = 1.0
+    needs_token_count: bool = False
 
-    def complete(self, given: Mapping[str, Parameter], field: str) -> Parameters:
+    def complete(self, given: Mapping[str, Parameter], field: str) -> P:
         """The given parameters checked, the others at their defaults; InvalidField for an unknown one."""
-        known = {parameter.name: parameter for parameter in self.parameters}
-        for name in given:
-            if name not in known:
-                raise InvalidField.of(f"{field}.{name}", given[name], _names(known, self.name))
-        return {
-            name: parameter.check(given.get(name, parameter.default), f"{field}.{name}")
-            for name, parameter in known.items()
-        }
+        return self.parameters.read(given, field, self.name)
 
     def check_sample(self, sample: RewardSample, field: str) -> None:
         """Raise InvalidField when the sample's skill or ground truth is not what this entry reads."""
         if sample.request.skill not in self.skills:
             allowed = " or ".join(self.skills)
             raise InvalidField.of(f"{field}.request.skill", str(sample.request.skill), f"{allowed} for {self.name}")
-        if getattr(sample.ground_truth, self.label) is None:
-            raise InvalidField.of(f"{field}.ground_truth.{self.label}", None, f"labels; {self.name} reads them")
+        if self.labels and not any(getattr(sample.ground_truth, label) is not None for label in self.labels):
+            given = ", ".join(sample.ground_truth.labels) or None
+            raise InvalidField.of(f"{field}.ground_truth", given, f"{' or '.join(self.labels)} for {self.name}")
+        if self.needs_token_count and sample.token_count is None:
+            allowed = f"the number of tokens, which {self.name} measures; rollouts bring it"
+            raise InvalidField.of(f"{field}.token_count", None, allowed)
+
+    @property
+    def description(self) -> str:
+        """Formula, source and trap in a row."""
+        trap = f" Beware: {self.beware}" if self.beware else ""
+        return f"{self.formula} Source: {self.source}.{trap}"
 
     def info(self) -> RewardInfo:
         """As listed by ListRewards."""
@@ -92,11 +75,12 @@ class Entry:
             name=self.name,
             description=self.description,
             skills=tuple(str(skill) for skill in self.skills),
-            parameters=tuple(parameter.info() for parameter in self.parameters),
+            parameters=self.parameters.listed(),
             minimum=self.minimum,
             maximum=self.maximum,
+            parameters_schema=self.parameters.schema_text(),
+            labels=tuple(str(label) for label in self.labels),
         )
 
 
-def _names(known: Mapping[str, NumberParameter], reward: str) -> str:
-    return f"parameters of {reward}: " + (", ".join(known) or "none")
+AnyEntry = Entry[Any]

@@ -2,18 +2,20 @@
 
 from collections import Counter
 
+from pydantic import Field
+
 from moontune.evaluation.exact_match import is_exact_match, normalise
-from moontune.values.output import CaptionOutput, QueryOutput
 from moontune.values.reward import RewardSample
 from moontune.values.skill import Skill
-from services.reward.catalogue.entry import Entry, Label, NumberParameter, Parameters
+from services.reward.catalogue.entry import Entry, Label
+from services.reward.catalogue.parameters import Parameters, Whole
+from services.reward.reading.text import answer_text
 
 
-def answer_text(sample: RewardSample) -> str:
-    """The answer or caption; "" for outputs without text. Reasoning is not part of the answer."""
-    if isinstance(sample.output, QueryOutput):
-        return sample.output.answer
-    return sample.output.caption if isinstance(sample.output, CaptionOutput) else ""
+class ContainsParameters(Parameters):
+    """How much may stand around the reference."""
+
+    max_extra_words: Whole = Field(4, ge=0, le=1000, description="words allowed beside the reference")
 
 
 def exact(sample: RewardSample, parameters: Parameters) -> float:
@@ -21,12 +23,12 @@ def exact(sample: RewardSample, parameters: Parameters) -> float:
     return float(is_exact_match(answer_text(sample), sample.ground_truth.answers or ()))
 
 
-def contains(sample: RewardSample, parameters: Parameters) -> float:
+def contains(sample: RewardSample, parameters: ContainsParameters) -> float:
     """1 when the words of a reference stand in the answer, in order and together, with few words around them."""
     words = normalise(answer_text(sample)).split()
     for reference in sample.ground_truth.answers or ():
         wanted = normalise(reference).split()
-        if not wanted or len(words) > len(wanted) + parameters["max_extra_words"]:
+        if not wanted or len(words) > len(wanted) + parameters.max_extra_words:
             continue
         if any(words[at : at + len(wanted)] == wanted for at in range(len(words) - len(wanted) + 1)):
             return 1.0
@@ -50,26 +52,33 @@ _NORMAL = "after NFKC, case folding and removal of punctuation and English artic
 
 EXACT_MATCH = Entry(
     name="exact_match",
-    description=f"1 when the answer equals one of the references {_NORMAL}, else 0. Default of query.",
+    formula=f"1 when the answer equals one of the references (aliases) {_NORMAL}, else 0. Default of query.",
+    source="SQuAD's exact match; Visual-ARFT, VLM-R1 (all_match)",
     skills=_TEXT,
-    label=Label.ANSWERS,
+    labels=(Label.ANSWERS,),
+    parameters=Parameters,
     grade=exact,
 )
 
 CONTAINS = Entry(
     name="contains",
-    description=f"1 when the words of a reference stand together in the answer {_NORMAL}, with at most max_extra_words "
-    "other words; else 0. A policy can learn to list every answer it knows within that allowance: keep it small.",
+    formula=f"1 when the words of a reference stand together in the answer {_NORMAL}, with at most max_extra_words "
+    "other words, else 0.",
+    source="Moondream's query reward, one way only: Visual-RFT's two-way substring pays for single letters",
+    beware="a policy can learn to list every answer it knows within max_extra_words: keep it small",
     skills=_TEXT,
-    label=Label.ANSWERS,
+    labels=(Label.ANSWERS,),
+    parameters=ContainsParameters,
     grade=contains,
-    parameters=(NumberParameter("max_extra_words", 4.0, 0.0, 1000.0, "words allowed beside the reference"),),
 )
 
 TOKEN_F1 = Entry(
     name="token_f1",
-    description=f"2 common / (words in answer + words in reference) {_NORMAL}; the best over the references.",
+    formula=f"2 common / (words in answer + words in reference) {_NORMAL}; the best over the references. "
+    "Default of caption.",
+    source="SQuAD's F1; Visual-ARFT, GUI-R1",
     skills=_TEXT,
-    label=Label.ANSWERS,
+    labels=(Label.ANSWERS,),
+    parameters=Parameters,
     grade=token_f1,
 )

@@ -1,5 +1,7 @@
 """Known values by hand for every built-in."""
 
+import asyncio
+
 import pytest
 
 from moontune.errors import InvalidField, RewardNotFound
@@ -12,7 +14,9 @@ from moontune.values.reward import ParseStatus, RewardComponent, RewardSample, R
 from moontune.values.skill import Skill
 from services.reward.catalogue import CATALOGUE, default_spec, entry_named
 from services.reward.catalogue.entry import Entry, Label
-from services.reward.grader import Composite, grade_all
+from services.reward.catalogue.parameters import Parameters
+from services.reward.composite import Composite
+from services.reward.grader import grade_all
 
 LEFT = Box(0.0, 0.0, 0.5, 1.0)
 RIGHT = Box(0.5, 0.0, 1.0, 1.0)
@@ -35,9 +39,14 @@ def query(answer, *references) -> RewardSample:
 
 
 def value(name, sample, **parameters) -> float:
-    result = Composite.of(RewardSpec((RewardComponent(name, parameters=parameters),))).grade(sample)
-    assert result.reward is not None
+    (result,) = graded([RewardComponent(name, parameters=parameters)], sample)
+    assert result.reward is not None, result.detail
     return result.reward
+
+
+def graded(components, *samples):
+    spec = None if components is None else RewardSpec(tuple(components))
+    return asyncio.run(grade_all(spec, samples))
 
 
 @pytest.mark.parametrize(
@@ -108,15 +117,13 @@ def test_a_composite_is_the_weighted_mean_and_a_gate_holds_it_at_zero():
     soft = RewardComponent("soft_f_beta", weight=3.0)
     strict = RewardComponent("hard_f_beta", weight=1.0, parameters={"iou_threshold": 0.9})
     loose = RewardComponent("hard_f_beta", gate=True, parameters={"iou_threshold": 0.4})
-    result = Composite.of(RewardSpec((soft, strict, loose))).grade(sample)
+    (result,) = graded([soft, strict, loose], sample)
     assert result.components == pytest.approx({"soft_f_beta": 0.75, "hard_f_beta": 0.5, "hard_f_beta#2": 1.0})
     assert result.reward == pytest.approx((3 * 0.75 + 0.5) / 4)
-    shut = Composite.of(
-        RewardSpec((soft, RewardComponent("hard_f_beta", gate=True, parameters={"iou_threshold": 0.9})))
-    )
-    assert shut.grade(sample).reward == 0.0
-    only = Composite.of(RewardSpec((loose,)))
-    assert only.grade(sample).reward == 1.0
+    (shut,) = graded([soft, RewardComponent("hard_f_beta", gate=True, parameters={"iou_threshold": 0.9})], sample)
+    assert shut.reward == 0.0
+    (only,) = graded([loose], sample)
+    assert only.reward == 1.0
 
 
 def test_defaults_by_skill_and_labels():
@@ -128,7 +135,7 @@ def test_defaults_by_skill_and_labels():
     assert name(Skill.POINT, GroundTruth(points=())) == "point_distance"
     assert name(Skill.QUERY, GroundTruth(answers=("a",))) == "exact_match"
     mixed = [detect([LEFT], [LEFT]), query("yes", "Yes"), point([], points=(Point(0, 0),))]
-    assert [result.reward for result in grade_all(None, mixed)] == [1.0, 1.0, 0.0]
+    assert [result.reward for result in graded(None, *mixed)] == [1.0, 1.0, 0.0]
 
 
 @pytest.mark.parametrize(
@@ -136,7 +143,7 @@ def test_defaults_by_skill_and_labels():
     [
         ([RewardComponent("soft_f_beta", parameters={"beta": 0.0})], "beta is 0.0; allowed: a number from 0.1 to 10"),
         ([RewardComponent("soft_f_beta", parameters={"beta": "x"})], "allowed: a number"),
-        ([RewardComponent("soft_f_beta", parameters={"gamma": 1.0})], "parameters of soft_f_beta: beta"),
+        ([RewardComponent("soft_f_beta", parameters={"gamma": 1.0})], "parameters of soft_f_beta: coordinates, beta"),
         ([RewardComponent("soft_f_beta", weight=float("nan"))], "weight is nan"),
         ([RewardComponent("soft_f_beta", weight=-1.0)], "more than 0"),
         ([], "1 to 16 components"),
@@ -144,20 +151,20 @@ def test_defaults_by_skill_and_labels():
 )
 def test_a_wrong_spec_names_field_value_and_range(components, message):
     with pytest.raises(InvalidField, match=message.replace("(", r"\(")):
-        Composite.of(RewardSpec(tuple(components)))
+        Composite.of(RewardSpec(tuple(components)), entry_named)
 
 
 def test_unknown_rewards_and_samples_of_another_kind_are_the_callers_mistake():
-    with pytest.raises(RewardNotFound, match="'map'; there are: matched_iou"):
+    with pytest.raises(RewardNotFound, match="'map'; there are: iou"):
         entry_named("map")
     with pytest.raises(InvalidField, match=r"samples\[1\].request.skill"):
-        grade_all(RewardSpec((RewardComponent("matched_iou"),)), [detect([], []), query("a", "a")])
-    with pytest.raises(InvalidField, match=r"ground_truth\.points"):
-        grade_all(RewardSpec((RewardComponent("point_distance"),)), [point([], boxes=())])
+        graded([RewardComponent("matched_iou")], detect([], []), point([], boxes=()))
+    with pytest.raises(InvalidField, match=r"ground_truth is .boxes.; allowed: points for"):
+        graded([RewardComponent("point_distance")], point([], boxes=()))
     wrong: Output = CaptionOutput("a cat")
     sample = RewardSample(SkillRequest(Skill.QUERY, question="?"), wrong, GroundTruth(answers=("a",)))
     with pytest.raises(InvalidField, match="a QueryOutput"):
-        grade_all(None, [sample])
+        graded(None, sample)
 
 
 def test_a_grade_that_breaks_is_no_score_and_an_empty_answer_says_so(monkeypatch):
@@ -165,15 +172,14 @@ def test_a_grade_that_breaks_is_no_score_and_an_empty_answer_says_so(monkeypatch
         raise ZeroDivisionError("secret detail")
 
     for name, grade in {"broken": broken, "nan": lambda sample, parameters: float("nan")}.items():
-        entry = Entry(name, "", (Skill.QUERY,), Label.ANSWERS, grade)
+        entry = Entry(name, "", "", (Skill.QUERY,), (Label.ANSWERS,), Parameters, grade)
         monkeypatch.setitem(CATALOGUE, name, entry)
-        spec = RewardSpec((RewardComponent("exact_match"), RewardComponent(name)))
-        (result,) = grade_all(spec, [query("yes", "yes")])
+        (result,) = graded([RewardComponent("exact_match"), RewardComponent(name)], query("yes", "yes"))
         assert (result.reward, result.status) == (None, ParseStatus.FAILED)
         assert result.components == {"exact_match": 1.0}
         assert name.split("#", maxsplit=1)[0] in result.detail
         assert "secret" not in result.detail
-    (blank,) = grade_all(None, [query("  ", "yes")])
+    (blank,) = graded(None, query("  ", "yes"))
     assert (blank.reward, blank.status) == (0.0, ParseStatus.UNPARSED)
 
 

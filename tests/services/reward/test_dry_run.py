@@ -10,6 +10,7 @@ from moontune.values.reward_report import SampleGroup
 from moontune.values.skill import Skill
 from services.reward.catalogue import CATALOGUE
 from services.reward.catalogue.entry import Entry, Label
+from services.reward.catalogue.parameters import Parameters
 from services.reward.dry_run import dry_run
 
 
@@ -18,8 +19,8 @@ def group(*answers, reference="red") -> SampleGroup:
     return SampleGroup(request, tuple(QueryOutput(answer) for answer in answers), GroundTruth(answers=(reference,)))
 
 
-def test_the_figures():
-    report = dry_run(None, [group("red", "blue"), group("red", "Red."), group("green", "")])
+async def test_the_figures():
+    report = await dry_run(None, [group("red", "blue"), group("red", "Red."), group("green", "")])
     assert report.samples == 6
     assert report.parse_rate == pytest.approx(5 / 6)
     assert report.failed_rate == 0.0
@@ -32,22 +33,24 @@ def test_the_figures():
     assert (rewards[0], rewards[-1], len(rewards)) == (0.0, 1.0, 5)
 
 
-def test_a_flat_reward_and_dead_groups_are_named():
-    assert "flat" in dry_run(None, [group("blue", "green")] * 3).warnings[0]
+async def test_a_flat_reward_and_dead_groups_are_named():
+    assert "flat" in (await dry_run(None, [group("blue", "green")] * 3)).warnings[0]
     mostly = [group("blue", "green")] * 4 + [group("red", "blue")]
-    assert "80% of the groups" in dry_run(None, mostly).warnings[0]
+    assert "80% of the groups" in (await dry_run(None, mostly)).warnings[0]
 
 
-def test_failed_grades_are_counted_and_shown_first(monkeypatch):
+async def test_failed_grades_are_counted_and_shown_first(monkeypatch):
     def sometimes(sample, parameters):
         if sample.output.answer == "boom":
             raise ValueError("boom")
         return 0.5
 
-    monkeypatch.setitem(CATALOGUE, "exact_match", Entry("exact_match", "", (Skill.QUERY,), Label.ANSWERS, sometimes))
-    report = dry_run(None, [group("boom", "red")])
+    monkeypatch.setitem(
+        CATALOGUE, "exact_match", Entry("exact_match", "", "", (Skill.QUERY,), (Label.ANSWERS,), Parameters, sometimes)
+    )
+    report = await dry_run(None, [group("boom", "red")])
     assert report.failed_rate == 0.5
     assert (report.mean, report.std, report.dead_group_share) == (0.5, 0.0, 1.0)
     assert report.examples[0].result.status is ParseStatus.FAILED
     assert "1 of 2 grades failed" in report.warnings[0]
-    assert dry_run(None, [group("boom")]).warnings == ("Every grade failed: the examples say why.",)
+    assert (await dry_run(None, [group("boom")])).warnings == ("Every grade failed: the examples say why.",)

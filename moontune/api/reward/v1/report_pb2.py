@@ -29,7 +29,7 @@ from moontune.api.common.v1 import request_pb2 as moontune_dot_api_dot_common_do
 from moontune.api.reward.v1 import reward_pb2 as moontune_dot_api_dot_reward_dot_v1_dot_reward__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#moontune/api/reward/v1/report.proto\x12\x16moontune.api.reward.v1\x1a\x1egoogle/protobuf/duration.proto\x1a)moontune/api/common/v1/ground_truth.proto\x1a#moontune/api/common/v1/output.proto\x1a$moontune/api/common/v1/request.proto\x1a#moontune/api/reward/v1/reward.proto\"\xb0\x01\n\x0bSampleGroup\x12\x35\n\x07request\x18\x01 \x01(\x0b\x32$.moontune.api.common.v1.SkillRequest\x12/\n\x07outputs\x18\x02 \x03(\x0b\x32\x1e.moontune.api.common.v1.Output\x12\x39\n\x0cground_truth\x18\x03 \x01(\x0b\x32#.moontune.api.common.v1.GroundTruth\"\xcb\x02\n\x0cRewardReport\x12\x0f\n\x07samples\x18\x01 \x01(\x05\x12\x12\n\nparse_rate\x18\x02 \x01(\x01\x12\x13\n\x0b\x66\x61iled_rate\x18\x03 \x01(\x01\x12\x11\n\x04mean\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03std\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10\x64\x65\x61\x64_group_share\x18\x06 \x01(\x01\x12\x31\n\x0etime_per_grade\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08warnings\x18\x08 \x03(\t\x12\x37\n\x08\x65xamples\x18\t \x03(\x0b\x32%.moontune.api.reward.v1.GradedExample\x12\x33\n\x06probes\x18\n \x03(\x0b\x32#.moontune.api.reward.v1.RewardProbeB\x07\n\x05_meanB\x06\n\x04_std\"L\n\x0bRewardProbe\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x11\n\x04mean\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_mean\"p\n\rGradedExample\x12\x13\n\x0bgroup_index\x18\x01 \x01(\x05\x12\x14\n\x0coutput_index\x18\x02 \x01(\x05\x12\x34\n\x06result\x18\x03 \x01(\x0b\x32$.moontune.api.reward.v1.RewardResultb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#moontune/api/reward/v1/report.proto\x12\x16moontune.api.reward.v1\x1a\x1egoogle/protobuf/duration.proto\x1a)moontune/api/common/v1/ground_truth.proto\x1a#moontune/api/common/v1/output.proto\x1a$moontune/api/common/v1/request.proto\x1a#moontune/api/reward/v1/reward.proto\"\xc6\x01\n\x0bSampleGroup\x12\x35\n\x07request\x18\x01 \x01(\x0b\x32$.moontune.api.common.v1.SkillRequest\x12/\n\x07outputs\x18\x02 \x03(\x0b\x32\x1e.moontune.api.common.v1.Output\x12\x39\n\x0cground_truth\x18\x03 \x01(\x0b\x32#.moontune.api.common.v1.GroundTruth\x12\x14\n\x0ctoken_counts\x18\x04 \x03(\x05\"\xcb\x02\n\x0cRewardReport\x12\x0f\n\x07samples\x18\x01 \x01(\x05\x12\x12\n\nparse_rate\x18\x02 \x01(\x01\x12\x13\n\x0b\x66\x61iled_rate\x18\x03 \x01(\x01\x12\x11\n\x04mean\x18\x04 \x01(\x01H\x00\x88\x01\x01\x12\x10\n\x03std\x18\x05 \x01(\x01H\x01\x88\x01\x01\x12\x18\n\x10\x64\x65\x61\x64_group_share\x18\x06 \x01(\x01\x12\x31\n\x0etime_per_grade\x18\x07 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x10\n\x08warnings\x18\x08 \x03(\t\x12\x37\n\x08\x65xamples\x18\t \x03(\x0b\x32%.moontune.api.reward.v1.GradedExample\x12\x33\n\x06probes\x18\n \x03(\x0b\x32#.moontune.api.reward.v1.RewardProbeB\x07\n\x05_meanB\x06\n\x04_std\"L\n\x0bRewardProbe\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12\x11\n\x04mean\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_mean\"p\n\rGradedExample\x12\x13\n\x0bgroup_index\x18\x01 \x01(\x05\x12\x14\n\x0coutput_index\x18\x02 \x01(\x05\x12\x34\n\x06result\x18\x03 \x01(\x0b\x32$.moontune.api.reward.v1.RewardResultb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,11 +37,11 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moontune.api.reward.v1.repo
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SAMPLEGROUP']._serialized_start=251
-  _globals['_SAMPLEGROUP']._serialized_end=427
-  _globals['_REWARDREPORT']._serialized_start=430
-  _globals['_REWARDREPORT']._serialized_end=761
-  _globals['_REWARDPROBE']._serialized_start=763
-  _globals['_REWARDPROBE']._serialized_end=839
-  _globals['_GRADEDEXAMPLE']._serialized_start=841
-  _globals['_GRADEDEXAMPLE']._serialized_end=953
+  _globals['_SAMPLEGROUP']._serialized_end=449
+  _globals['_REWARDREPORT']._serialized_start=452
+  _globals['_REWARDREPORT']._serialized_end=783
+  _globals['_REWARDPROBE']._serialized_start=785
+  _globals['_REWARDPROBE']._serialized_end=861
+  _globals['_GRADEDEXAMPLE']._serialized_start=863
+  _globals['_GRADEDEXAMPLE']._serialized_end=975
 # @@protoc_insertion_point(module_scope)

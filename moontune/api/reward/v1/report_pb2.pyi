@@ -32,6 +32,7 @@ class SampleGroup(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     GROUND_TRUTH_FIELD_NUMBER: _builtins.int
+    TOKEN_COUNTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request(self) -> _request_pb2.SkillRequest:
         """What was asked; its image is usually named by digest only. Required."""
@@ -44,16 +45,21 @@ class SampleGroup(_message.Message):
     def ground_truth(self) -> _ground_truth_pb2.GroundTruth:
         """What a right answer is. Unset: nothing is labelled."""
 
+    @_builtins.property
+    def token_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens of each output as the policy decided them, in the outputs' order. Empty: not known."""
+
     def __init__(
         self,
         *,
         request: _request_pb2.SkillRequest | None = ...,
         outputs: _abc.Iterable[_output_pb2.Output] | None = ...,
         ground_truth: _ground_truth_pb2.GroundTruth | None = ...,
+        token_counts: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["ground_truth", b"ground_truth", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ground_truth", b"ground_truth", "outputs", b"outputs", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ground_truth", b"ground_truth", "outputs", b"outputs", "request", b"request", "token_counts", b"token_counts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

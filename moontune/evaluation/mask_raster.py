@@ -1,0 +1,138 @@
+"""Masks as pixels: every form is sampled at the centres of one grid, so that any two can be compared.
+
+A pixel belongs to a mask when its centre does. Run lengths are looked up without being unrolled, polygons and paths
+are filled by counting crossings along each row, so that the time is linear in pixels and corners.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moontune.errors import InvalidField
+from moontune.evaluation.matching import MAX_COORDINATE
+from moontune.values.geometry import Point
+from moontune.values.mask import Mask, PolygonMask, RleMask
+
+MAX_GRID = 1024
+"""Longest side of a grid in pixels; larger run lengths are sampled at fewer places."""
+CURVE_PIECES = 16
+MAX_SEGMENTS = 4096
+
+Raster = npt.NDArray[np.bool_]
+Corners = npt.NDArray[np.float64]
+
+
+def rasterise(mask: Mask, height: int, width: int) -> Raster:
+    """The mask on a grid, [height, width]; InvalidField for a path that cannot be read."""
+    match mask:
+        case RleMask():
+            return _sampled(mask, height, width)
+        case PolygonMask():
+            inside = np.zeros((height, width), dtype=np.bool_)
+            for ring in mask.rings:
+                inside |= _filled([_corners(ring)], height, width)
+            return inside
+        case _:
+            return _filled(path_rings(mask.path), height, width)
+
+
+def mask_iou_matrix(predicted: Sequence[Raster], actual: Sequence[Raster]) -> npt.NDArray[np.float64]:
+    """IoU of every pair of rasters of one grid, [predicted, actual] in 0..1; 0 where both are empty."""
+    if not predicted or not actual:
+        return np.zeros((len(predicted), len(actual)))
+    p = np.stack([raster.ravel() for raster in predicted]).astype(np.float32)
+    a = np.stack([raster.ravel() for raster in actual]).astype(np.float32)
+    # A grid has at most 2^20 pixels: float32 counts them exactly.
+    common = (p @ a.T).astype(np.float64)
+    union = p.sum(axis=1, dtype=np.float64)[:, None] + a.sum(axis=1, dtype=np.float64)[None, :] - common
+    return np.divide(common, union, out=np.zeros_like(common), where=union > 0.0)
+
+
+def covers(mask: Mask, point: Point) -> bool:
+    """Whether the mask has the pixel that the point (0..1) lies in; for polygons and paths on the finest grid."""
+    if not (0.0 <= point.x <= 1.0 and 0.0 <= point.y <= 1.0):  # NaN compares false
+        return False
+    if isinstance(mask, RleMask):
+        row = min(mask.height - 1, int(point.y * mask.height))
+        column = min(mask.width - 1, int(point.x * mask.width))
+        return bool(_is_inside(mask, np.array([column * mask.height + row]))[0])
+    rings = [_corners(ring) for ring in mask.rings] if isinstance(mask, PolygonMask) else path_rings(mask.path)
+    turns = [_winding(ring, point) for ring in rings]
+    return any(turns) if isinstance(mask, PolygonMask) else sum(turns) != 0
+
+
+def path_rings(path: str) -> list[Corners]:
+    """The closed rings of an SVG path, [corners, 2] each, curves cut into 16 straight pieces."""
+    try:
+        rings = [np.array(ring, dtype=np.float64) for ring in _traced(path) if len(ring) >= 3]
+    except (ValueError, ArithmeticError, IndexError, TypeError, AttributeError, RecursionError) as error:
+        raise InvalidField.of("path", path, "the data of an SVG path") from error
+    if not all(np.isfinite(ring).all() and np.abs(ring).max() <= MAX_COORDINATE for ring in rings):
+        raise InvalidField.of("path", path, f"finite coordinates of at most {MAX_COORDINATE:g}")
+    return rings
+
+
+def _traced(path: str) -> list[list[tuple[float, float]]]:
+    """Corners of each subpath in the order drawn."""
+    import svgelements  # not part of a plain install
+
+    svg: Any = svgelements  # its types know nothing of what a segment's end is
+    segments: list[Any] = list(svg.Path(path))
+    if len(segments) > MAX_SEGMENTS:
+        raise ValueError(f"{len(segments)} segments; at most {MAX_SEGMENTS} are read")
+    rings: list[list[tuple[float, float]]] = []
+    for segment in segments:
+        if isinstance(segment, svg.Move) or not rings:
+            rings.append([])
+        straight = isinstance(segment, svg.Move | svg.Line | svg.Close)
+        pieces = 1 if straight else CURVE_PIECES
+        places = [segment.point(piece / pieces) for piece in range(1, pieces)] + [segment.end]
+        rings[-1] += [(float(place.x), float(place.y)) for place in places if place is not None]
+    return rings
+
+
+def _corners(ring: Sequence[Point]) -> Corners:
+    return np.array([(point.x, point.y) for point in ring], dtype=np.float64)
+
+
+def _sampled(mask: RleMask, height: int, width: int) -> Raster:
+    rows = ((np.arange(height) + 0.5) * mask.height / height).astype(np.int64)
+    columns = ((np.arange(width) + 0.5) * mask.width / width).astype(np.int64)
+    return _is_inside(mask, columns[None, :] * mask.height + rows[:, None])
+
+
+def _is_inside(mask: RleMask, places: npt.NDArray[np.int64]) -> Raster:
+    """Pixels by their place down the columns: inside in every second run."""
+    ends = np.cumsum(np.array(mask.counts, dtype=np.int64))
+    return (np.searchsorted(ends, places, side="right") & 1).astype(np.bool_)
+
+
+def _filled(rings: Sequence[Corners], height: int, width: int) -> Raster:
+    """Pixels whose centres the rings wind around (nonzero rule).
+
+    An edge that crosses a row's centre line turns everything to its right by one, up or down: the turns are noted at
+    the first centre right of the crossing and summed along the row.
+    """
+    turns = np.zeros((height, width + 1), dtype=np.int32)
+    for ring in rings:
+        start, end = ring * (width, height) - 0.5, np.roll(ring, -1, axis=0) * (width, height) - 0.5
+        for (x0, y0), (x1, y1) in zip(start.tolist(), end.tolist(), strict=True):
+            low, high = min(y0, y1), max(y0, y1)
+            rows = np.arange(max(0, math.ceil(low)), min(height, math.ceil(high)))
+            if rows.size:
+                crossing = x0 + (rows - y0) * ((x1 - x0) / (y1 - y0))
+                column = np.clip(np.ceil(crossing), 0, width).astype(np.int64)
+                turns[rows, column] += 1 if y1 > y0 else -1
+    return turns[:, :width].cumsum(axis=1) != 0
+
+
+def _winding(ring: Corners, point: Point) -> int:
+    """How often the ring winds around the point."""
+    y0, y1 = ring[:, 1], np.roll(ring[:, 1], -1)
+    x0, x1 = ring[:, 0], np.roll(ring[:, 0], -1)
+    up, down = (y0 <= point.y) & (y1 > point.y), (y1 <= point.y) & (y0 > point.y)
+    side = (x1 - x0) * (point.y - y0) - (point.x - x0) * (y1 - y0)
+    return int((up & (side > 0)).sum()) - int((down & (side < 0)).sum())
