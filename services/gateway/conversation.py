@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from moontune.errors import InvalidField
-from services.gateway.schemas import ChatMessageBody, ImagePart, TextPart
+from services.gateway.schemas import ChatMessageBody, TextPart
 
 _NAMES = {"user": "User", "assistant": "Assistant"}
 
@@ -43,8 +43,6 @@ def conversation_of(messages: Sequence[ChatMessageBody]) -> Conversation:
 
 def _text(message: ChatMessageBody, field: str, images: list[tuple[str, str]]) -> str:
     """The words of a turn; its images are added to `images` with their fields."""
-    if message.content is None or isinstance(message.content, str):
-        return message.content or ""
     words: list[str] = []
     for index, part in enumerate(message.content):
         if isinstance(part, TextPart):
@@ -52,14 +50,8 @@ def _text(message: ChatMessageBody, field: str, images: list[tuple[str, str]]) -
         elif message.role != "user":
             raise InvalidField.of(f"{field}.content[{index}]", part.type, f"text in a turn of the {message.role}")
         else:
-            images.append(_image(part, f"{field}.content[{index}].image_url"))
+            images.append((part.image_url.url, f"{field}.content[{index}].image_url.url"))
     return "\n".join(words)
-
-
-def _image(part: ImagePart, field: str) -> tuple[str, str]:
-    if isinstance(part.image_url, str):
-        return part.image_url, field
-    return part.image_url.url, f"{field}.url"
 
 
 def _question(messages: Sequence[ChatMessageBody], texts: Sequence[str]) -> str:

@@ -5,9 +5,11 @@ one of those. `code` is our stable reason, `param` the field's path where one is
 """
 
 import math
+import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, cast
 
 from fastapi import Request
@@ -144,12 +146,16 @@ async def on_bug(request: Request, error: Exception) -> JSONResponse:
 
 
 _UNION_TAGS = ("rl", "sft")
+_PART_TAGS, _PART = ("text", "image_url"), re.compile(r"\.content\[\d+\]$")
+"""Pydantic names the kind of a chat message's part after its index."""
 
 
 def _path(location: Sequence[Any]) -> str:
     """`("body", "groups", 0, "rl", "request")` -> `groups[0].request`."""
     path = ""
-    for part in location:
+    for before, part in pairwise(("", *location)):
+        if part in _PART_TAGS and isinstance(before, int) and _PART.search(path):
+            continue
         if part in ("body", "query", "path", *_UNION_TAGS) and (not path or path.endswith("]") or part in _UNION_TAGS):
             continue
         path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)

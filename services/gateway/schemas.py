@@ -273,21 +273,37 @@ class TextPart(Body):
     text: str
 
 
+def _as_url(given: object) -> object:
+    """OpenAI's object, from the URL alone that some callers send."""
+    return {"url": given} if isinstance(given, str) else given
+
+
 class ImagePart(Body):
     """An image of a chat message; OpenAI's form, or the URL alone."""
 
     type: Literal["image_url"]
-    image_url: ImageUrlBody | str
+    image_url: Annotated[ImageUrlBody, BeforeValidator(_as_url, json_schema_input_type=ImageUrlBody | str)]
 
 
 ContentPart = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+
+
+def _as_parts(given: object) -> object:
+    """A list of parts, from the plain text that most messages are."""
+    if given is None:
+        return []
+    return [{"type": "text", "text": given}] if isinstance(given, str) else given
 
 
 class ChatMessageBody(Body):
     """One turn of a conversation. Images stand in the user's turns."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[ContentPart], Field(max_length=64)] | None = None
+    content: Annotated[
+        list[ContentPart],
+        Field(max_length=64),
+        BeforeValidator(_as_parts, json_schema_input_type=str | list[ContentPart] | None),
+    ] = Field(default_factory=list[TextPart | ImagePart])
 
 
 class ChatBody(Body):
