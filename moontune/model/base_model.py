@@ -48,7 +48,7 @@ def load_base(name_or_path: str, device: str | None = None, dtype: torch.dtype |
     folder = find_base(name_or_path)
     where = choose_device(device)
     config = MoondreamConfig.from_json(_read_text(folder / CONFIG_FILE))
-    tokenizer = Tokenizer.from_file(folder / TOKENIZER_FILE, config.text.vocab_size)
+    tokenizer = Tokenizer.from_file(folder / TOKENIZER_FILE, config.text.vocab_size, config.tokenizer.vocabulary)
     with torch.device("meta"):
         module = Moondream(config).cast_body(dtype or default_dtype(where))
     load_weights(module, folder, where, {name: parameter.dtype for name, parameter in module.named_parameters()})

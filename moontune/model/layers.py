@@ -29,10 +29,16 @@ class Shortcut(nn.Module):
     input. That is a linear layer beside the attention, not a change of its output projection.
     """
 
-    def __init__(self, dim: int) -> None:
-        """Maps [..., dim] to [..., dim]."""
+    def __init__(self, beside: nn.Linear) -> None:
+        """`beside` is the projection whose widths and device it shares."""
         super().__init__()
-        self.in_features = self.out_features = dim
+        self.in_features = self.out_features = beside.out_features
+        self._beside = (beside,)  # in a tuple, so that it is no part of this module
+
+    @property
+    def weight(self) -> Tensor:
+        """Not its own: the neighbour's, where peft reads the device that an adapter's layer goes to."""
+        return self._beside[0].weight
 
     def forward(self, h_BTD: Tensor) -> Tensor | None:
         """None: nothing to add. An adapter's layer in its place gives what to add to the block's output."""

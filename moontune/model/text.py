@@ -67,7 +67,7 @@ class TextBlock(nn.Module):
         self.attn = TextAttention(config)
         moe = config.moe if config.is_moe(layer) else None
         self.mlp = Mlp(config.dim, config.ff_dim, config.dim) if moe is None else MoeMlp(config.dim, moe)
-        self.shortcut = Shortcut(config.dim)
+        self.shortcut = Shortcut(self.attn.proj)
 
     def forward(
         self,
