@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import structlog
 
-from moontune.errors import InvalidField, MoontuneError
+from moontune.errors import ImageUnknown, InvalidField, MoontuneError
 from moontune.values.output import CaptionOutput, DetectOutput, PointOutput, QueryOutput
 from moontune.values.reward import ParseStatus, RewardResult, RewardSample, RewardSpec
 from moontune.values.skill import Skill
@@ -48,6 +48,11 @@ async def grade_all(
         graded = await _grade(composite, [samples[index] for index in indices], field, indices)
         results |= zip(indices, graded, strict=True)
     return [results[index] for index in range(len(samples))]
+
+
+def grade_here(composite: Composite, samples: Sequence[RewardSample], field: str = "samples") -> list[RewardResult]:
+    """Grade by built-ins alone, in this thread."""
+    return _results(composite, samples, _built_in_outcomes(composite, samples, field, range(len(samples))))
 
 
 async def _grade(
@@ -94,6 +99,8 @@ async def _ask(outside: Outside, samples: Sequence[RewardSample]) -> list[Outcom
     """What a reward from outside says; when it breaks as a whole, no sample has a score."""
     try:
         results = await outside.reward.score(samples, outside.parameters)
+    except ImageUnknown:  # the caller has to send it, and then the whole batch again
+        raise
     except MoontuneError as error:
         return [Outcome(None, failed=error.message)] * len(samples)
     if len(results) != len(samples):
@@ -107,7 +114,7 @@ def _outside_outcome(result: RewardResult) -> Outcome:
     if not all(math.isfinite(value) for value in (result.reward, *result.components.values())):
         return Outcome(None, failed="a number that is not finite")
     unread = (result.detail or "not read") if result.status is ParseStatus.UNPARSED else ""
-    return Outcome(result.reward, unread=unread, inner=result.components)
+    return Outcome(result.reward, unread=unread, said=result.detail, inner=result.components)
 
 
 def _results(

@@ -31,7 +31,8 @@ def grade(sample: RewardSample, parameters: KeypointParameters) -> float:
     predicted, actual = predicted_poses(sample, parameters.coordinates), sample.ground_truth.poses or ()
     size = sample.ground_truth.image_size or ImageSize(1, 1)
     scores = [[oks(said, pose, _sigmas(pose, parameters), size) for pose in actual] for said in predicted]
-    return over_larger_count(np.array(scores).reshape(len(predicted), len(actual)), predicted, actual)
+    places = [pose.keypoints for pose in actual]
+    return over_larger_count(np.array(scores).reshape(len(predicted), len(actual)), predicted, places)
 
 
 def oks(said: tuple[Point, ...], pose: Pose, sigmas: list[float], size: ImageSize) -> float:

@@ -50,7 +50,8 @@ def in_mask(sample: RewardSample, parameters: ObjectParameters) -> float:
 def gaussian(sample: RewardSample, parameters: GaussianParameters) -> float:
     """exp(-((dx / sigma w)^2 + (dy / sigma h)^2) / 2) from the box's centre."""
     predicted, actual = predicted_points(sample, parameters.coordinates), sample.ground_truth.boxes or ()
-    return over_larger_count(_gaussian_matrix(predicted, actual, parameters.sigma), predicted, actual)
+    centres = [box.centre for box in actual]  # boxes around one centre want it as often
+    return over_larger_count(_gaussian_matrix(predicted, actual, parameters.sigma), predicted, centres)
 
 
 def distance(sample: RewardSample, parameters: DistanceParameters) -> float:
