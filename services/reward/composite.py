@@ -26,12 +26,13 @@ class Outcome:
     """What one component says of one sample.
 
     value: None is no score. unread: why the answer could not be read, "" where it could. failed: why there is no score.
-    inner: the component's own components, where it has some.
+    said: what the reward itself gives as its reason, whatever the score. inner: its own components, where it has some.
     """
 
     value: float | None
     unread: str = ""
     failed: str = ""
+    said: str = ""
     inner: Mapping[str, float] | None = None
 
 
@@ -126,7 +127,8 @@ class Composite:
         for part, outcome in zip(self.parts, outcomes, strict=True):
             if outcome.unread:
                 return RewardResult(reward, values, ParseStatus.UNPARSED, f"{part.label}: {outcome.unread}"[:2000])
-        return RewardResult(reward, values)
+        said = "; ".join(outcome.said for outcome in outcomes if outcome.said)
+        return RewardResult(reward, values, detail=said[:2000])
 
     def _combine(self, values: Sequence[float]) -> float:
         gates = [(part, value) for part, value in zip(self.parts, values, strict=True) if part.component.gate]
