@@ -16,10 +16,14 @@ FORMATS: Mapping[str, str] = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": 
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """Most bytes of the encoded file, and most pixels (width times height) of the decoded image."""
+    """What an image may be: bytes of the encoded file, pixels (width times height), and the longer side by the shorter.
+
+    Beyond an aspect of 200 the shorter side is less than two of the 378 pixels that a model looks at.
+    """
 
     encoded_bytes: int = 10 * 1024 * 1024
     pixels: int = 40_000_000
+    aspect: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +70,9 @@ def _open(data: bytes, field: str, limits: ImageLimits) -> Image.Image:
         raise ImageInvalid.of(field, f"{image.width} x {image.height} pixels", "an image of at least one pixel")
     if image.width * image.height > limits.pixels:
         raise ImageTooLarge.of(field, f"{image.width} x {image.height} pixels", allowed_pixels)
+    if max(image.size) > limits.aspect * min(image.size):
+        allowed = f"a longer side of at most {limits.aspect} times the shorter: nothing of a thinner one is left to see"
+        raise ImageInvalid.of(field, f"{image.width} x {image.height} pixels", allowed)
     return image
 
 

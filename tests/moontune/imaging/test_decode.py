@@ -135,6 +135,14 @@ def test_pixels_are_limited_before_decoding(width: int, height: int) -> None:
         decode_image(png_header(width, height))
 
 
+@pytest.mark.parametrize(("width", "height"), [(10_000, 10), (10, 10_000), (201, 1), (1, 402)])
+def test_slivers_are_refused_before_decoding(width: int, height: int) -> None:
+    with pytest.raises(ImageInvalid, match=f"{width} x {height} pixels.*at most 200 times"):
+        decode_image(png_header(width, height))
+    assert decode_image(encoded(Image.new("RGB", (200, 1), RED))).shape == (1, 200, 3)
+    assert decode_image(encoded(Image.new("RGB", (1, 200), RED))).shape == (200, 1, 3)
+
+
 def test_bytes_are_limited() -> None:
     data = encoded(half_and_half())
     with pytest.raises(ImageTooLarge, match=f"image is '{len(data)} bytes'; allowed: at most 20 bytes"):
