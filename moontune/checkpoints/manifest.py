@@ -28,7 +28,8 @@ class Manifest:
     """Everything known of a checkpoint without opening its tensors.
 
     checkpoint_id: a ULID. adapter_digest: `sha256:<64 hex>` over the adapter's files. expires_at: None never.
-    metrics: of the step that made it. versions: of the libraries that wrote it, by distribution name.
+    parent_digest: adapter digest of the weights that the step was made from, "" where there are none: from step to step
+    they make a chain. metrics: of the step that made it. versions: of the libraries that wrote it, by distribution name.
     """
 
     checkpoint_id: str
@@ -44,6 +45,7 @@ class Manifest:
     files: tuple[FileEntry, ...]
     kind: FinetuneKind = FinetuneKind.LORA
     expires_at: datetime | None = None
+    parent_digest: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict[str, float])
     versions: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -93,6 +95,7 @@ class Manifest:
                 },
                 "step": self.step,
                 "adapter_digest": self.adapter_digest,
+                "parent_digest": self.parent_digest,
                 "created_at": self.created_at.isoformat(),
                 "expires_at": None if self.expires_at is None else self.expires_at.isoformat(),
                 "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
@@ -149,6 +152,7 @@ class Manifest:
             ),
             step=_whole(fields["step"]),
             adapter_digest=str(fields["adapter_digest"]),
+            parent_digest=str(fields.get("parent_digest", "")),
             created_at=datetime.fromisoformat(str(fields["created_at"])),
             expires_at=None if expires_at is None else datetime.fromisoformat(str(expires_at)),
             metrics={name: _number(value) for name, value in metrics.items()},

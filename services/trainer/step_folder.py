@@ -65,6 +65,7 @@ def write_step(
             lora=finetune.lora,
             step=step,
             adapter_digest=digest,
+            parent_digest=finetune.adapter_digest,
             created_at=datetime.now(UTC),
             files=entries,
             metrics=metrics,

@@ -17,8 +17,9 @@ ROOT = Path(__file__).resolve().parents[3]
 class TrainerProcess:
     """Front and model worker over one data folder; start, kill -9, start again."""
 
-    def __init__(self, base: Path, data_dir: Path, **environment: str) -> None:
-        self.base, self.data_dir, self.environment = base, data_dir, environment
+    def __init__(self, base: Path, data_dir: Path, module: str = "services.trainer", **environment: str) -> None:
+        self.base, self.data_dir, self.module, self.environment = base, data_dir, module, environment
+        self.settings: dict[str, str] = {}
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -26,7 +27,7 @@ class TrainerProcess:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
-    def start(self) -> "TrainerProcess":
+    def start(self, **environment: str) -> "TrainerProcess":
         self.port, metrics_port = _free_port(), _free_port()
         flags = {
             "port": self.port,
@@ -35,13 +36,14 @@ class TrainerProcess:
             "device": "cpu",
             "data-dir": self.data_dir,
             "log-format": "json",
+            **self.settings,
         }
         self.data_dir.mkdir(parents=True, exist_ok=True)
         log = (self.data_dir / "log").open("ab")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "services.trainer", *(f"--{name}={value}" for name, value in flags.items())],
+            [sys.executable, "-m", self.module, *(f"--{name}={value}" for name, value in flags.items())],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", **self.environment},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **self.environment, **environment},
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
