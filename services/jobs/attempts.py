@@ -8,9 +8,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from moontune.data.sample import Sample
+from moontune.values.ground_truth import GroundTruth
 from moontune.values.job import JobConfig
 from moontune.values.request import SkillRequest
 from moontune.values.reward import ParseStatus, RewardResult, RewardSample
+from moontune.values.reward_report import SampleGroup
 from moontune.values.rollout import RolloutGroup
 from moontune.values.training import RlGroup
 from services.jobs.peers import Peers
@@ -50,6 +52,18 @@ class Attempts:
         spreads = [[result.reward for result in results if result.reward is not None] for results in self.results]
         alive = sum(max(spread) - min(spread) > SAME for spread in spreads if spread)
         return 1.0 - alive / max(1, len(spreads))
+
+    def sample_groups(self, truths: Sequence[GroundTruth]) -> tuple[SampleGroup, ...]:
+        """As a dry run of a reward wants them; `truths` has one for each group."""
+        return tuple(
+            SampleGroup(
+                _by_digest(group),
+                tuple(rollout.output for rollout in group.rollouts),
+                truth,
+                tuple(len(rollout.decisions) for rollout in group.rollouts),
+            )
+            for group, truth in zip(self.groups, truths, strict=True)
+        )
 
     @property
     def parse_rate(self) -> float:
@@ -93,7 +107,7 @@ async def _score(
     peers: Peers, config: JobConfig, samples: Sequence[Sample], groups: Sequence[RolloutGroup]
 ) -> tuple[tuple[RewardResult, ...], ...]:
     to_score = [
-        RewardSample(_by_digest(group), rollout.output, sample.ground_truth)
+        RewardSample(_by_digest(group), rollout.output, sample.ground_truth, len(rollout.decisions))
         for sample, group in zip(samples, groups, strict=True)
         for rollout in group.rollouts
     ]

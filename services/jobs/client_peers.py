@@ -9,6 +9,7 @@ from moontune.clients.trainer import TrainerClient
 from moontune.values.finetune import Checkpoint, Finetune, LoraSettings, NewFinetune
 from moontune.values.request import SkillRequest
 from moontune.values.reward import RewardResult, RewardSample, RewardSpec
+from moontune.values.reward_report import RewardReport, SampleGroup
 from moontune.values.rollout import RolloutGroup
 from moontune.values.rollout_order import RolloutOrder
 from moontune.values.training import TrainStep, TrainStepResult
@@ -54,6 +55,10 @@ class ClientPeers:
         for start in range(0, len(samples), SCORED_AT_ONCE):
             results += await self._reward.score(reward, samples[start : start + SCORED_AT_ONCE])
         return results
+
+    async def dry_run(self, reward: RewardSpec, groups: Sequence[SampleGroup]) -> RewardReport:
+        """What a reward says on samples, with warnings; raises for a spec that is wrong or does not fit them."""
+        return await self._reward.validate(reward, groups)
 
     async def train_step(self, step: TrainStep) -> TrainStepResult:
         """Apply one step, or the stored answer if this request id came before."""

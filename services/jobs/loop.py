@@ -24,6 +24,7 @@ from services.jobs.evaluation import HeldOutScore, evaluate_held_out
 from services.jobs.folder import JobFolder
 from services.jobs.outlook import PROMPTS, score_base
 from services.jobs.peers import Peers
+from services.jobs.reward_check import check_reward
 from services.jobs.schedule import learning_rate
 from services.jobs.store import JobStore, Turn
 
@@ -50,6 +51,8 @@ class JobRun:
 async def run_job(run: JobRun) -> None:
     """Prepare, train, finish. Raises Interrupted, or an error of the tree that says what went wrong."""
     train, held_out = await asyncio.to_thread(run.folder.open_datasets, run.job.config)
+    if not run.job.finetune_id:  # before anything is made that a wrong config would leave behind
+        await check_reward(run.peers, run.job.config, train)
     finetune = await _finetune(run)
     await _look_before(run, finetune, train, held_out)
     await _move(run, JobState.RUNNING)
@@ -83,6 +86,8 @@ async def _look_before(run: JobRun, finetune: Finetune, train: Dataset, held_out
     samples = [train[index] for index in range(0, len(train), stride)][:PROMPTS]
     outlook = await score_base(run.peers, run.job.config, _model(finetune, 0), samples)
     await _record(run, "base", outlook.advice, outlook.metrics)
+    for warning in outlook.warnings:
+        await _record(run, "reward", f"reward: {warning}", {})
     await _check_interrupted(run, JobState.VALIDATING)
     await _evaluate(run, finetune, held_out, step=0)
 

@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moontune.data.sample import Sample
 from moontune.evaluation import default_metric
@@ -30,6 +30,7 @@ class Outlook:
     parse_rate: share of attempts that read as an answer. dead_share: share of groups whose rewards are all equal.
     mixed_share: share of groups with both right attempts and wrong ones, right being perfect by the evaluator's
     metric: a reward by degrees tells almost any two attempts apart, also where none is ever right.
+    warnings: of the reward's dry run on the same attempts.
     """
 
     parse_rate: float
@@ -38,6 +39,7 @@ class Outlook:
     dead_share: float
     mixed_share: float
     n_rollouts: int
+    warnings: tuple[str, ...] = ()
 
     @property
     def metrics(self) -> dict[str, float]:
@@ -72,7 +74,9 @@ class Outlook:
 async def score_base(peers: Peers, config: JobConfig, model: str, samples: Sequence[Sample]) -> Outlook:
     """Try the policy on training samples before it is trained."""
     attempts = await attempt(peers, config, model, samples, SCORING_TURN)
-    return outlook_of(attempts, [sample.ground_truth for sample in samples])
+    truths = [sample.ground_truth for sample in samples]
+    report = await peers.dry_run(config.reward, attempts.sample_groups(truths))
+    return replace(outlook_of(attempts, truths), warnings=report.warnings)
 
 
 def outlook_of(attempts: Attempts, truths: Sequence[GroundTruth]) -> Outlook:

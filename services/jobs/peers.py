@@ -6,6 +6,7 @@ from typing import Protocol
 from moontune.values.finetune import Checkpoint, Finetune, LoraSettings
 from moontune.values.request import SkillRequest
 from moontune.values.reward import RewardResult, RewardSample, RewardSpec
+from moontune.values.reward_report import RewardReport, SampleGroup
 from moontune.values.rollout import RolloutGroup
 from moontune.values.training import TrainStep, TrainStepResult
 
@@ -27,6 +28,10 @@ class Peers(Protocol):
 
     async def score(self, reward: RewardSpec, samples: Sequence[RewardSample]) -> Sequence[RewardResult]:
         """One result a sample, in order."""
+        ...
+
+    async def dry_run(self, reward: RewardSpec, groups: Sequence[SampleGroup]) -> RewardReport:
+        """What a reward says on samples, with warnings; raises for a spec that is wrong or does not fit them."""
         ...
 
     async def train_step(self, step: TrainStep) -> TrainStepResult:

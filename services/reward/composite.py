@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from moontune.errors import InvalidField
+from moontune.errors import FieldViolation, InvalidField, RewardNotFound
 from moontune.values.reward import Parameter, ParseStatus, RewardComponent, RewardResult, RewardSample, RewardSpec
 from services.reward.batch_reward import BatchReward
 from services.reward.catalogue.entry import AnyEntry, Entry
@@ -148,7 +148,12 @@ class Composite:
 
 
 def _part(label: str, component: RewardComponent, lookup: Lookup, field: str) -> Part:
-    reward = lookup(component.name)
+    try:
+        reward = lookup(component.name)
+    except RewardNotFound as error:
+        where = f"{field}.name"
+        violation = FieldViolation(where, f"{where} is {component.name[:80]!r}; {error.message}")
+        raise RewardNotFound(violation.description, metadata={"field": where}, violations=[violation]) from error
     _check_numbers(component, field)
     if isinstance(reward, Entry):
         parameters = reward.complete(component.parameters, f"{field}.parameters")

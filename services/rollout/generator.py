@@ -67,7 +67,10 @@ class Generator:
 
     async def _scored(self, order: RolloutOrder, group: RolloutGroup) -> RolloutGroup:
         assert order.ground_truth is not None
-        samples = [RewardSample(group.request, rollout.output, order.ground_truth) for rollout in group.rollouts]
+        samples = [
+            RewardSample(group.request, rollout.output, order.ground_truth, len(rollout.decisions))
+            for rollout in group.rollouts
+        ]
         results = await self._scorer.score(order.reward or RewardSpec(()), samples)
         return replace(group, rewards=tuple(result.reward for result in results))
 

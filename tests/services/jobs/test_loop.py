@@ -187,6 +187,27 @@ async def test_bad_data_fails_the_job_with_every_fault(store: JobStore, tmp_path
     assert "line 2" in failed.detail
 
 
+async def test_a_wrong_reward_fails_the_job_before_a_finetune_is_made_and_names_the_key(
+    store: JobStore, tmp_path: Path
+):
+    peers = ToyPeers()
+    job = create(store, config(tmp_path / "data", reward=RewardSpec((RewardComponent("typo"),))))
+    await drive(store, peers, tmp_path / "jobs", ended(store, job))
+    job = store.get("local", job.id)
+    assert (job.state, job.finetune_id, peers.finetunes) == (JobState.FAILED, "", {})
+    assert job.detail == "config.reward.components[0].name is 'typo'"
+
+
+async def test_the_warnings_of_a_rewards_dry_run_are_in_the_history(store: JobStore, tmp_path: Path):
+    peers = ToyPeers()
+    job = create(store, config(tmp_path / "data", reward=RewardSpec((RewardComponent("always_0"),))))
+    await drive(store, peers, tmp_path / "jobs", ended(store, job))
+    said = [point.message for point in store.progress(job.id) if point.stage == "reward"]
+    assert said == ["reward: a flat reward teaches nothing"]
+    # Before the finetune on 12 samples, silent; then with the base's attempts at them.
+    assert peers.dry_runs == [12, 12]
+
+
 async def test_the_same_image_on_both_sides_fails_the_job(store: JobStore, tmp_path: Path):
     job = create(store, config(tmp_path / "data", held_out=dataset(tmp_path / "data", "train", 3, 1)))
     await drive(store, ToyPeers(), tmp_path / "jobs", ended(store, job))

@@ -13,13 +13,14 @@ from pathlib import Path
 from PIL import Image as Pil
 from ulid import ULID
 
-from moontune.errors import RequestIdReused, StepMismatch, Unavailable
+from moontune.errors import FieldViolation, RequestIdReused, RewardNotFound, StepMismatch, Unavailable
 from moontune.values.finetune import Checkpoint, Finetune, LoraSettings
 from moontune.values.job import DatasetSource, JobConfig
 from moontune.values.model_ref import ModelRef, PolicyVersion
 from moontune.values.output import QueryOutput
 from moontune.values.request import SkillRequest
 from moontune.values.reward import RewardComponent, RewardResult, RewardSample, RewardSpec
+from moontune.values.reward_report import RewardReport, SampleGroup
 from moontune.values.rollout import Decision, FinishReason, Head, Rollout, RolloutGroup
 from moontune.values.skill import Skill
 from moontune.values.training import RlGroup, TrainStep, TrainStepResult
@@ -40,6 +41,7 @@ class ToyPeers:
         self.states: list[bytes | None] = []
         self.saved: list[tuple[str, int]] = []
         self.fail: list[str] = []
+        self.dry_runs: list[int] = []
         self.at_once = self.most_at_once = 0
         self.after_step = lambda: None
 
@@ -95,6 +97,15 @@ class ToyPeers:
             RewardResult(value := float(sample.output.answer in (sample.ground_truth.answers or ())), {"exact": value})  # type: ignore[union-attr]
             for sample in samples
         ]
+
+    async def dry_run(self, reward: RewardSpec, groups: Sequence[SampleGroup]) -> RewardReport:
+        self._maybe_fail("dry_run")
+        if reward.components[0].name == "typo":
+            where = "reward.components[0].name"
+            raise RewardNotFound("no reward is named 'typo'", violations=[FieldViolation(where, f"{where} is 'typo'")])
+        self.dry_runs.append(len(groups))
+        warnings = ("a flat reward teaches nothing",) if reward.components[0].name == "always_0" else ()
+        return RewardReport(len(groups), 1.0, 0.0, 0.5, 0.5, 0.0, 0.001, warnings)
 
     async def train_step(self, step: TrainStep) -> TrainStepResult:
         self._maybe_fail("train_step")

@@ -157,6 +157,9 @@ def test_a_wrong_spec_names_field_value_and_range(components, message):
 def test_unknown_rewards_and_samples_of_another_kind_are_the_callers_mistake():
     with pytest.raises(RewardNotFound, match="'map'; there are: iou"):
         entry_named("map")
+    with pytest.raises(RewardNotFound, match=r"reward.components\[0\].name is 'map'; no reward is named") as caught:
+        graded([RewardComponent("map")], detect([], []))
+    assert [violation.field for violation in caught.value.violations] == ["reward.components[0].name"]
     with pytest.raises(InvalidField, match=r"samples\[1\].request.skill"):
         graded([RewardComponent("matched_iou")], detect([], []), point([], boxes=()))
     with pytest.raises(InvalidField, match=r"ground_truth is .boxes.; allowed: points for"):
