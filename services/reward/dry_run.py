@@ -28,7 +28,7 @@ async def dry_run(spec: RewardSpec | None, groups: Sequence[SampleGroup], lookup
     samples = [sample for group in groups for sample in samples_of(group)]
     places = [(index, place) for index, group in enumerate(groups) for place in range(len(group.outputs))]
     started = time.perf_counter()
-    results = await grade_all(spec, samples, lookup)
+    results = await grade_all(spec, samples, lookup, lambda index: "groups[{}].outputs[{}]".format(*places[index]))
     seconds = (time.perf_counter() - started) / len(results)
     graded = [GradedExample(*place, result) for place, result in zip(places, results, strict=True)]
     probed = await probe(spec, groups, graded, lookup)

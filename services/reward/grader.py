@@ -6,7 +6,7 @@ A grade that breaks is "no score" for that sample alone: reward None, status FAI
 
 import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import structlog
@@ -28,15 +28,23 @@ _OUTPUTS = {
 }
 
 
+Place = Callable[[int], str]
+
+
+def _in_samples(index: int) -> str:
+    return f"samples[{index}]"
+
+
 async def grade_all(
-    spec: RewardSpec | None, samples: Sequence[RewardSample], lookup: Lookup = entry_named, field: str = "samples"
+    spec: RewardSpec | None, samples: Sequence[RewardSample], lookup: Lookup = entry_named, place: Place = _in_samples
 ) -> list[RewardResult]:
     """Grade samples in order; without a spec each by the default of its skill and labels.
 
-    Built-ins run in a thread: the event loop stays free. Rewards from outside are asked once, for all samples.
+    place: of a sample in the request, for errors. Built-ins run in a thread: the event loop stays free. Rewards from
+    outside are asked once, for all samples.
     """
     if spec is not None and spec.components:
-        return await _grade(Composite.of(spec, lookup), samples, field, range(len(samples)))
+        return await _grade(Composite.of(spec, lookup), samples, [place(index) for index in range(len(samples))])
     by_default: dict[str, list[int]] = {}
     for index, sample in enumerate(samples):
         name = default_spec(sample.request.skill, sample.ground_truth).components[0].name
@@ -45,21 +53,19 @@ async def grade_all(
     for indices in by_default.values():
         first = samples[indices[0]]
         composite = Composite.of(default_spec(first.request.skill, first.ground_truth), lookup)
-        graded = await _grade(composite, [samples[index] for index in indices], field, indices)
+        graded = await _grade(composite, [samples[index] for index in indices], [place(index) for index in indices])
         results |= zip(indices, graded, strict=True)
     return [results[index] for index in range(len(samples))]
 
 
-def grade_here(composite: Composite, samples: Sequence[RewardSample], field: str = "samples") -> list[RewardResult]:
+def grade_here(composite: Composite, samples: Sequence[RewardSample]) -> list[RewardResult]:
     """Grade by built-ins alone, in this thread."""
-    return _results(composite, samples, _built_in_outcomes(composite, samples, field, range(len(samples))))
+    places = [_in_samples(index) for index in range(len(samples))]
+    return _results(composite, samples, _built_in_outcomes(composite, samples, places))
 
 
-async def _grade(
-    composite: Composite, samples: Sequence[RewardSample], field: str, indices: Sequence[int]
-) -> list[RewardResult]:
-    """indices: of the samples in the request, to name them in errors."""
-    outcomes = await asyncio.to_thread(_built_in_outcomes, composite, samples, field, indices)
+async def _grade(composite: Composite, samples: Sequence[RewardSample], places: Sequence[str]) -> list[RewardResult]:
+    outcomes = await asyncio.to_thread(_built_in_outcomes, composite, samples, places)
     outside = [part for part in composite.parts if isinstance(part.grades, Outside)]
     asked = await asyncio.gather(*(_ask(part.grades, samples) for part in outside if isinstance(part.grades, Outside)))
     outcomes |= {part.label: answered for part, answered in zip(outside, asked, strict=True)}
@@ -67,11 +73,11 @@ async def _grade(
 
 
 def _built_in_outcomes(
-    composite: Composite, samples: Sequence[RewardSample], field: str, indices: Sequence[int]
+    composite: Composite, samples: Sequence[RewardSample], places: Sequence[str]
 ) -> dict[str, list[Outcome]]:
-    for index, sample in zip(indices, samples, strict=True):
-        _check_output(sample, f"{field}[{index}]")
-        composite.check_sample(sample, f"{field}[{index}]")
+    for place, sample in zip(places, samples, strict=True):
+        _check_output(sample, place)
+        composite.check_sample(sample, place)
     return {
         part.label: [_outcome(part.grades, sample) for sample in samples]
         for part in composite.parts

@@ -61,7 +61,7 @@ async def probe(
         samples = {index: _sample(groups[index], answer) for index, answer in answers.items() if answer is not None}
         if not samples:
             continue
-        results = dict(zip(samples, await grade_all(spec, list(samples.values()), lookup, "probes"), strict=True))
+        results = dict(zip(samples, await grade_all(spec, list(samples.values()), lookup), strict=True))
         beside = first if one.name in ("repeated", "reordered") else mean
         pairs = [(r.reward, beside[i]) for i, r in results.items() if r.reward is not None and i in beside]
         if not pairs:
