@@ -51,7 +51,9 @@ class Authenticator:
         if (token := metadata.get(internal_token.TOKEN_HEADER)) is not None:
             if self._token is None:  # letting it in as a local caller would file its rows under the wrong organisation
                 raise Unauthenticated("this service has no internal_token set; give it the one that its callers have")
-            return internal_token.verify(self._token, token, metadata.get(internal_token.ORGANISATION_HEADER, ""))
+            organisation = metadata.get(internal_token.ORGANISATION_HEADER, "")
+            quota = metadata.get(internal_token.STORAGE_HEADER, "")
+            return internal_token.verify(self._token, token, organisation, quota=quota)
         if self._keys is None or not await self._any_key(self._keys):
             if is_loopback(peer):
                 return LOCAL_PRINCIPAL

@@ -47,5 +47,7 @@ class Credentials:
     def metadata(self) -> dict[str, str]:
         """The entries of one call; the token is signed anew each time."""
         if self.internal_token is not None:
-            return sign(self.internal_token, self.organisation or current_principal().organisation)
+            caller = current_principal()
+            quota = caller.limits.storage_bytes
+            return sign(self.internal_token, self.organisation or caller.organisation, storage_bytes=quota)
         return {KEY_HEADER: self.api_key} if self.api_key else {}

@@ -13,9 +13,11 @@ import grpc
 import structlog
 from grpc_status import rpc_status
 
+from moontune.auth.audit import AuditEntry, AuditLog
 from moontune.auth.authenticator import Authenticator
-from moontune.auth.context import set_principal
-from moontune.auth.scopes import PUBLIC_SERVICES, require
+from moontune.auth.context import current_principal, set_principal
+from moontune.auth.limits import KeyLimiter
+from moontune.auth.scopes import PUBLIC_SERVICES, require, required_scope
 from moontune.errors import (
     Cancelled,
     Code,
@@ -30,6 +32,7 @@ from moontune.serving.call import RpcCall
 from moontune.telemetry import names
 from moontune.telemetry.logs import get_logger
 from moontune.telemetry.metrics import ServiceMetrics
+from moontune.values.principal import Scope
 from moontune.wire.status import to_status
 
 Stage = Callable[[RpcCall], AbstractAsyncContextManager[None]]
@@ -165,8 +168,27 @@ class Admission:
                 self._idle.set()
 
 
-def authentication(authenticator: Authenticator) -> Stage:
-    """Bind the caller's principal to this task, and check that it holds the rpc's scope."""
+def audited(audit: AuditLog) -> Stage:
+    """Record what a key's holder changes, and who is refused; calls of our own services are recorded at their edge."""
+
+    @asynccontextmanager
+    async def stage(call: RpcCall) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            caller = current_principal()  # bound by `authentication`, further in
+            refused = call.code in (Code.UNAUTHENTICATED, Code.PERMISSION_DENIED, Code.RESOURCE_EXHAUSTED)
+            changes = required_scope(call.path) is not Scope.READ
+            if call.service not in PUBLIC_SERVICES and not caller.internal and (refused or changes):
+                organisation = caller.organisation if caller.key_id else ""
+                audit.note(AuditEntry(organisation, caller.key_id, call.path, call.code, call.peer))
+
+    return stage
+
+
+def authentication(authenticator: Authenticator, limiter: KeyLimiter | None = None) -> Stage:
+    """Bind the caller's principal to this task, check that it holds the rpc's scope, and that its limits allow it."""
+    limiter = limiter or KeyLimiter()
 
     @asynccontextmanager
     async def stage(call: RpcCall) -> AsyncGenerator[None, None]:
@@ -175,6 +197,9 @@ def authentication(authenticator: Authenticator) -> Stage:
             require(principal, call.path)
             set_principal(principal)
             structlog.contextvars.bind_contextvars(organisation=principal.organisation)
+            async with limiter.admitted(principal):
+                yield
+            return
         yield
 
     return stage

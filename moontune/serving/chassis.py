@@ -10,6 +10,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from moontune.auth.audit import AuditLog
 from moontune.auth.authenticator import Authenticator
 from moontune.serving import call_stages
 from moontune.serving.interceptors import ChassisInterceptor
@@ -65,6 +66,7 @@ class Chassis:
         settings: ServiceSettings,
         worker: ModelWorker | None = None,
         authenticator: Authenticator | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         self.name = name
         self.settings = settings
@@ -84,6 +86,7 @@ class Chassis:
         stages: list[call_stages.Stage] = [
             call_stages.log_line,
             call_stages.metrics(self.metrics),
+            *([call_stages.audited(audit)] if audit is not None else []),
             call_stages.error_mapping,
             self._admission.stage,
             call_stages.authentication(

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from moontune.auth.authenticator import Authenticator
@@ -121,7 +122,11 @@ async def opened(
     started: list[Chassis] = []
     try:
         for app in apps:
-            chassis = Chassis(app.name, app.settings, model, await _authenticator(app.settings))
+            keys = await _keys(app.settings)
+            audit = None if keys is None else keys.audit
+            chassis = Chassis(app.name, app.settings, model, _authenticator(app.settings, keys), audit)
+            if keys is not None:
+                chassis.on_stop(partial(asyncio.to_thread, keys.close))
             started.append(chassis)
             await app.build(chassis)
             await chassis.open()
@@ -135,6 +140,9 @@ async def opened(
             await model.stop()
 
 
-async def _authenticator(settings: ServiceSettings) -> Authenticator:
-    keys = await asyncio.to_thread(KeyStore, settings.keys_database) if settings.keys_database else None
+async def _keys(settings: ServiceSettings) -> KeyStore | None:
+    return await asyncio.to_thread(KeyStore, settings.keys_database) if settings.keys_database else None
+
+
+def _authenticator(settings: ServiceSettings, keys: KeyStore | None) -> Authenticator:
     return Authenticator(keys, settings.internal_token.get_secret_value() if settings.internal_token else None)

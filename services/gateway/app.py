@@ -10,7 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from moontune.auth.authenticator import Authenticator, KeyLookup
+from moontune.auth.authenticator import Authenticator
 from moontune.auth.keys import KeyStore
 from moontune.clients.connection import Target
 from moontune.errors import MoontuneError
@@ -63,6 +63,8 @@ def create_app(settings: GatewaySettings, metrics: ServiceMetrics | None = None)
             yield
         finally:
             await state.close()
+            if keys is not None:
+                await asyncio.to_thread(keys.close)
 
     app = FastAPI(title="moontune", version=version("moontune"), description=DESCRIPTION, lifespan=lifespan)
     for module in (health, models, inference, chat, finetunes, checkpoints, downloads, train_logs, rollouts, training):
@@ -78,7 +80,7 @@ def create_app(settings: GatewaySettings, metrics: ServiceMetrics | None = None)
     return app
 
 
-def _add_gate(app: FastAPI, settings: GatewaySettings, keys: KeyLookup | None, metrics: ServiceMetrics) -> None:
+def _add_gate(app: FastAPI, settings: GatewaySettings, keys: KeyStore | None, metrics: ServiceMetrics) -> None:
     app.add_middleware(
         Gate,
         authenticator=Authenticator(keys),
@@ -86,6 +88,7 @@ def _add_gate(app: FastAPI, settings: GatewaySettings, keys: KeyLookup | None, m
         limits=BodyLimits(settings.body_bytes, settings.train_body_bytes),
         allowed_hosts=settings.allowed_hosts,
         metrics=metrics,
+        audit=keys.audit if keys is not None else None,
     )
 
 

@@ -29,6 +29,7 @@ class GatewaySettings(ServiceSettings):
     )
     body_bytes: int = Field(16 * 1024 * 1024, ge=1024, description="Largest body but that of train_step.")
     train_body_bytes: int = Field(256 * 1024 * 1024, ge=1024, description="Largest body of train_step.")
+    most_connections: int = Field(2048, ge=1, description="Connections at once; more are answered 503.")
     image_bytes: int = Field(10 * 1024 * 1024, ge=1, description="Largest encoded image.")
     image_hosts: list[str] = Field(
         default_factory=list,

@@ -136,7 +136,9 @@ async def on_http(request: Request, error: Exception) -> JSONResponse:
         status, ("INVALID_REQUEST", "invalid_request_error")
     )
     detail = f"{request.method} {request.url.path}: {cast('HTTPException', error).detail}"
-    return error_response(status, kind, detail, code=code)
+    response = error_response(status, kind, detail, code=code)
+    response.headers.update(cast("HTTPException", error).headers or {})
+    return response
 
 
 async def on_bug(request: Request, error: Exception) -> JSONResponse:

@@ -8,14 +8,17 @@ send one without asking) but the official client's body-less save.
 import asyncio
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from moontune.auth.audit import AuditEntry, AuditLog
 from moontune.auth.authenticator import Authenticator, KeyLookup
-from moontune.auth.context import set_principal
+from moontune.auth.context import current_principal, set_principal
+from moontune.auth.limits import KeyLimiter
 from moontune.errors import MoontuneError, PermissionDenied
 from moontune.telemetry import names
 from moontune.telemetry.metrics import ServiceMetrics
@@ -29,6 +32,10 @@ PUBLIC_PATHS = ("/health", "/docs", "/openapi.json")
 PUBLIC_PREFIXES = ("/v1/downloads/",)
 """Signed links carry their own right."""
 _KEYS_CACHE_S = 5.0
+BODY_GRACE_S = 30.0
+SLOWEST_BODY_BYTES_PER_S = 16 * 1024
+STRANGER = Principal("", frozenset())
+"""Who is calling before that is known."""
 
 
 class BodyLimits:
@@ -55,6 +62,7 @@ class Gate:
         limits: BodyLimits,
         allowed_hosts: Sequence[str],
         metrics: ServiceMetrics,
+        audit: AuditLog | None = None,
     ) -> None:
         """keys: None where no key database is set. allowed_hosts: beside loopback, while no keys are configured."""
         self._app = app
@@ -63,6 +71,8 @@ class Gate:
         self._limits = limits
         self._hosts = frozenset((*LOOPBACK_NAMES, *allowed_hosts))
         self._metrics = metrics
+        self._audit = audit
+        self._limiter = KeyLimiter()
         self._open_until: tuple[float, bool] = (0.0, keys is None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -86,9 +96,30 @@ class Gate:
             self._metrics.histogram(names.HTTP_SECONDS, method=method, route=route).observe(
                 time.perf_counter() - started
             )
+            self._note(scope, status[0])
+
+    def _note(self, scope: Scope, status: int) -> None:
+        """Record what was changed, and who was refused."""
+        refused = status in (401, 403, 429)
+        if self._audit is None or not (refused or (scope["method"] != "GET" and not _is_public(scope["path"]))):
+            return
+        caller = current_principal()
+        organisation = caller.organisation if caller.key_id else ""
+        action = f"{scope['method'][:16]} {scope['path']}"
+        self._audit.note(AuditEntry(organisation, caller.key_id, action, str(status), _peer(scope)))
 
     async def _admit(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
+        set_principal(STRANGER)
+        async with AsyncExitStack() as admitted:
+            limit = await self._check(scope, headers, admitted, receive, send)
+            if limit is not None:
+                await self._app(scope, _bounded(receive, limit), send)
+
+    async def _check(
+        self, scope: Scope, headers: Headers, admitted: AsyncExitStack, receive: Receive, send: Send
+    ) -> int | None:
+        """Most bytes of the body; None where the request was refused, and the refusal sent."""
         try:
             if await self._no_keys():
                 self._check_browser(headers)
@@ -98,20 +129,21 @@ class Gate:
                 raise _TooLarge(limit)
             if not _is_public(scope["path"]):
                 principal = await self._authenticator.authenticate(_metadata(headers), _peer(scope))
-                _require(principal, scope["method"], scope["path"])
                 set_principal(principal)
+                _require(principal, scope["method"], scope["path"])
+                await admitted.enter_async_context(self._limiter.admitted(principal))
         except MoontuneError as error:
             await from_moontune(error)(scope, receive, send)
-            return
+            return None
         except _TooLarge as error:
             response = error_response(413, "invalid_request_error", error.detail, code="REQUEST_TOO_LARGE")
             await response(scope, receive, send)
-            return
+            return None
         except _Refused as error:
             response = error_response(error.status, "invalid_request_error", error.message, code=error.code)
             await response(scope, receive, send)
-            return
-        await self._app(scope, _bounded(receive, limit), send)
+            return None
+        return limit
 
     async def _no_keys(self) -> bool:
         """Whether no key was ever made; once one was, it stays closed."""
@@ -164,15 +196,31 @@ class _TooLarge(HTTPException):
         super().__init__(413, f"the body is too large; allowed: at most {limit} bytes")
 
 
+class _TooSlow(HTTPException):
+    """A body that drips. Not 408: the client would send it again, as slowly."""
+
+    def __init__(self) -> None:
+        allowed = f"{BODY_GRACE_S:.0f} s and then {SLOWEST_BODY_BYTES_PER_S} bytes a second"
+        super().__init__(400, f"the body comes too slowly; allowed: {allowed}", {"Connection": "close"})
+
+
 def _bounded(receive: Receive, limit: int) -> Receive:
-    """Count the body as it comes, for those that do not announce its length."""
-    seen = 0
+    """Count the body as it comes, for those that do not announce its length, and time it, for those that drip."""
+    seen, whole, started = 0, False, time.monotonic()
 
     async def bounded() -> Message:
-        nonlocal seen
-        message = await receive()
+        nonlocal seen, whole
+        if whole:  # what still can come is the caller's leaving
+            return await receive()
+        left_s = started + BODY_GRACE_S + seen / SLOWEST_BODY_BYTES_PER_S - time.monotonic()
+        try:
+            async with asyncio.timeout(left_s):
+                message = await receive()
+        except TimeoutError:
+            raise _TooSlow from None
         if message["type"] == "http.request":
             seen += len(message.get("body", b""))
+            whole = not message.get("more_body", False)
             if seen > limit:
                 raise _TooLarge(limit)
         return message

@@ -9,6 +9,7 @@ from moontune.telemetry.logs import LogSettings, configure_logs, get_logger
 from moontune.telemetry.metrics import MetricsPage, ServiceMetrics
 from services.gateway.app import create_app
 from services.gateway.config import GatewaySettings
+from services.gateway.http_protocol import PatientProtocol
 
 log = get_logger(__name__)
 
@@ -55,6 +56,7 @@ def server(settings: GatewaySettings, metrics: ServiceMetrics) -> uvicorn.Server
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings.drain_grace_s)),
         h11_max_incomplete_event_size=HEADER_BYTES,
-        http="h11",
+        http=PatientProtocol,
+        limit_concurrency=settings.most_connections,
     )
     return uvicorn.Server(config)

@@ -1,4 +1,5 @@
 import sqlite3
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import sqlalchemy as sa
@@ -8,8 +9,8 @@ from moontune.auth.authenticator import Authenticator, bearer, is_loopback
 from moontune.auth.database import open_database
 from moontune.auth.keys import MIGRATIONS, KeyStore
 from moontune.auth.scopes import SCOPE_OF, require, required_scope
-from moontune.errors import InvalidField, NotFound, PermissionDenied, Unauthenticated
-from moontune.values.principal import LOCAL_PRINCIPAL, Principal, Scope
+from moontune.errors import InvalidField, InvalidState, NotFound, PermissionDenied, Unauthenticated
+from moontune.values.principal import LOCAL_PRINCIPAL, KeyLimits, Principal, Scope
 
 HERE, ELSEWHERE = "ipv4:127.0.0.1:5", "ipv4:10.0.0.7:5"
 
@@ -217,3 +218,56 @@ def test_scopes():
     require(Principal("acme", frozenset({Scope.ADMIN})), "/moontune.api.trainer.v1.TrainerService/TrainStep")
     assert required_scope("/some.Other/Rpc") is Scope.ADMIN
     assert len(SCOPE_OF) == len(set(SCOPE_OF))
+
+
+async def test_a_rotated_key_works_until_its_overlap_ends_and_its_follower_is_like_it(store):
+    limits = KeyLimits(5.0, 2, 1000)
+    old, old_secret = store.create("acme", "ci", [Scope.READ, Scope.TRAIN], limits)
+    new, new_secret = store.rotate(old.id, timedelta(hours=1))
+    assert (new.organisation, new.name, new.scopes, new.limits) == ("acme", "ci", old.scopes, limits)
+    assert new.id != old.id
+    assert store.lookup(new_secret).limits == limits
+    assert store.lookup(old_secret).key_id == old.id
+    again, _ = store.rotate(new.id)
+    assert store.lookup(new_secret) is None
+    with pytest.raises(InvalidState, match="was revoked"):
+        store.rotate(new.id)
+    with pytest.raises(NotFound):
+        store.rotate("nothing")
+    assert store.revoke(old.id).revoked_at < new.created_at + timedelta(hours=1)
+    assert store.lookup(old_secret) is None
+    assert [key.works(datetime.now(UTC)) for key in store.list()] == [False, False, True]
+    assert store.list()[2].id == again.id
+
+
+@pytest.mark.parametrize(
+    "limits", [KeyLimits(0.0), KeyLimits(float("nan")), KeyLimits(None, -1), KeyLimits(None, None, 0)]
+)
+def test_limits_that_allow_nothing_are_refused(store, limits):
+    with pytest.raises(InvalidField, match="more than 0"):
+        store.create("acme", limits=limits)
+
+
+def test_a_database_of_the_first_version_is_brought_up_to_date(tmp_path):
+    url = f"sqlite:///{tmp_path}/keys.db"
+    store = KeyStore(url)
+    _, secret = store.create("acme")
+    store.close()
+    with sqlite3.connect(tmp_path / "keys.db") as connection:
+        connection.execute("DROP TABLE audit_log")
+        for name in ("requests_per_s", "concurrent_requests", "storage_bytes"):
+            connection.execute(f"ALTER TABLE api_keys DROP COLUMN {name}")
+        connection.execute("UPDATE auth_version SET version_num = '0001'")
+    connection.close()
+    store = KeyStore(url)
+    assert store.lookup(secret).limits == KeyLimits()
+    store.close()
+
+
+async def test_the_internal_token_carries_the_quota_of_its_caller_and_cannot_be_stripped_of_it():
+    authenticator = Authenticator(token="shared")
+    entries = internal_token.sign("shared", "acme", storage_bytes=1000)
+    assert (await authenticator.authenticate(entries, HERE)).limits == KeyLimits(storage_bytes=1000)
+    for changed in ({internal_token.STORAGE_HEADER: "2000"}, {internal_token.STORAGE_HEADER: ""}):
+        with pytest.raises(Unauthenticated):
+            await authenticator.authenticate(entries | changed, HERE)

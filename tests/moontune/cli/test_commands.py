@@ -131,6 +131,21 @@ def test_keys_are_made_listed_and_revoked(tmp_path: Path):
     assert made.stdout.strip() not in listed
     key_id = next(word for word in listed.split() if len(word) == 26)
     assert "revoked" in invoke("keys", "revoke", key_id, "--data-dir", str(tmp_path)).stdout
+    limited = ("--requests-per-s", "5", "--concurrent", "2", "--storage-gib", "1.5")
+    kept = invoke("keys", "create", "--organisation", "zeta", *limited, "--data-dir", str(tmp_path)).stdout.strip()
+    listed = invoke("keys", "list", "--data-dir", str(tmp_path)).stdout
+    assert "5/s, 2 at once, 1.5 GiB" in listed
+    key_id = next(line.split()[0] for line in listed.splitlines() if "zeta" in line)
+    rotated = invoke("keys", "rotate", key_id, "--data-dir", str(tmp_path)).stdout.strip()
+    assert rotated.startswith("mt_")
+    assert rotated != kept
+    assert invoke("keys", "list", "--data-dir", str(tmp_path)).stdout.count("5/s, 2 at once") == 2
+    audit = invoke("keys", "audit", "--organisation", "zeta", "--data-dir", str(tmp_path)).stdout
+    assert [line.split()[4:6] for line in audit.splitlines()[1:]] == [
+        ["keys", "create"],
+        ["keys", "rotate"],
+        ["keys", "create"],
+    ]
     wrong = invoke("keys", "create", "--scopes", "read,fly", "--data-dir", str(tmp_path))
     assert wrong.exit_code == 1
     assert "read, infer, train, admin" in wrong.stderr
