@@ -28,8 +28,8 @@ class Manifest:
     """Everything known of a checkpoint without opening its tensors.
 
     checkpoint_id: a ULID. adapter_digest: `sha256:<64 hex>` over the adapter's files. expires_at: None never.
-    parent_digest: adapter digest of the weights that the step was made from, "" where there are none: from step to step
-    they make a chain. metrics: of the step that made it. versions: of the libraries that wrote it, by distribution name.
+    parent_digest: adapter digest of the weights that the step was made from, "" for none; so steps make a chain.
+    metrics: of the step that made it. versions: of the libraries that wrote it, by distribution name.
     """
 
     checkpoint_id: str

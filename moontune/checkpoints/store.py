@@ -35,9 +35,12 @@ class CheckpointStore:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        # fsspec is untyped; what it gives back is pinned here and in _content and _found.
+        # fsspec is untyped; what it gives back is pinned here and in _content and _found. No listings are kept: they
+        # would hide what another process saved a second ago, from reads too.
         try:
-            filesystem, root = cast("tuple[AbstractFileSystem, str]", fsspec.core.url_to_fs(url))
+            filesystem, root = cast(
+                "tuple[AbstractFileSystem, str]", fsspec.core.url_to_fs(url, use_listings_cache=False)
+            )
         except (ImportError, ValueError) as error:
             allowed = f"a folder, or a URL whose fsspec backend is installed{_how_to_install(url)}; {error}"
             raise InvalidField.of("checkpoint store", url, allowed) from error
@@ -150,12 +153,10 @@ class CheckpointStore:
             if self._local:
                 remove_folder(Path(path))
                 return
-            self._filesystem.invalidate_cache()
             files = cast("list[str]", self._filesystem.find(path))
             for file in sorted(files, key=lambda name: not name.endswith(f"/{MANIFEST_FILE}")):
                 self._filesystem.rm_file(file)
                 fail_point("remove.manifest")
-            self._filesystem.invalidate_cache()
 
     def clear(self, finetune_id: str) -> list[int]:
         """Delete what saves that did not reach their manifest left; only while nothing of the finetune is saved.
@@ -174,10 +175,8 @@ class CheckpointStore:
         return f"{self._root}/{finetune_id}/{step:08d}"
 
     def _found(self, folder: str, depth: int, file: str = MANIFEST_FILE) -> list[tuple[str, int]]:
-        # A listing cached by fsspec would hide a step that another process saved a second ago. No glob: the folder's
-        # own name may hold its signs.
+        # No glob: the folder's own name may hold its signs.
         with self._troubles_told(f"{folder} cannot be listed"):
-            self._filesystem.invalidate_cache()
             paths = cast("list[str]", self._filesystem.find(folder, maxdepth=depth))
         found = [path.split("/") for path in paths if path.endswith(f"/{file}") or not file]
         return [(parts[-3], int(parts[-2])) for parts in found if len(parts) >= 3 and parts[-2].isdigit()]
@@ -228,7 +227,6 @@ class CheckpointStore:
             fail_point("store.file")
         fail_point("store.before-manifest")
         self._filesystem.pipe_file(f"{path}/{MANIFEST_FILE}", manifest.to_json().encode())
-        self._filesystem.invalidate_cache()
 
 
 def _how_to_install(url: str) -> str:

@@ -1,15 +1,19 @@
 """The checkpoint store: whole or absent, verified on read, the same for a folder and an object store."""
 
+import errno
 import hashlib
+import os
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from fsspec.registry import _registry as registered
 
 from moontune.checkpoints import ADAPTER_FILES, MANIFEST_FILE, CheckpointStore, Manifest, adapter_digest, sha256_file
 from moontune.checkpoints.folder import file_entries, new_folder, remove_partials
-from moontune.errors import CheckpointCorrupt, CheckpointNotFound, InvalidField
+from moontune.errors import CheckpointCorrupt, CheckpointNotFound, InvalidField, ResourceExhausted, Unavailable
 from moontune.values.finetune import LoraSettings, LoraTarget
 
 FINETUNE = "01HZZZZZZZZZZZZZZZZZZZZZZZ"
@@ -186,3 +190,44 @@ def test_partials_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
 def test_sha256_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"abc")
     assert sha256_file(tmp_path / "file") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_s3_without_its_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "s3fs"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    monkeypatch.delitem(registered, "s3", raising=False)
+    with pytest.raises(InvalidField, match=r"pip install 'moontune\[s3\]'"):
+        CheckpointStore("s3://bucket/x")
+
+
+def test_a_damaged_checkpoint_and_left_over_files_can_be_deleted(store: CheckpointStore, tmp_path: Path) -> None:
+    store.save(write_folder(tmp_path / "steps"))
+    corrupt(store, MANIFEST_FILE, b"{")
+    store.delete(FINETUNE, 3)
+    assert store.steps(FINETUNE) == []
+    store.remove(FINETUNE, 3)  # again is no error
+    store._filesystem.makedirs(store._path(FINETUNE, 3), exist_ok=True)
+    corrupt(store, "adapter_model.safetensors", b"half")
+    store.save(write_folder(tmp_path / "more", step=4))
+    assert store.clear(FINETUNE) == [3]
+    assert store.steps(FINETUNE) == [4]
+    assert store._filesystem.find(store._path(FINETUNE, 3)) == []
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, folder = CheckpointStore(str(tmp_path / "store")), write_folder(tmp_path / "steps")
+
+    def refuse(number: int):
+        def copyfile(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return copyfile
+
+    for number, error in ((errno.ENOSPC, ResourceExhausted), (errno.EROFS, Unavailable)):
+        monkeypatch.setattr("shutil.copyfile", refuse(number))
+        with pytest.raises(error, match=f"cannot be saved.*{os.strerror(number)}"):
+            store.save(folder)
+    monkeypatch.undo()
+    assert list((tmp_path / "store" / FINETUNE).iterdir()) == []
+    assert store.save(folder) == store.verify(FINETUNE, 3)

@@ -74,7 +74,7 @@ class TrainerProcess:
             while time.monotonic() < end:
                 assert self._process is not None
                 if self._process.poll() is not None:
-                    raise RuntimeError((self.data_dir / "log").read_text())
+                    raise RuntimeError((self.data_dir / "log").read_text()[-4000:])
                 try:
                     status = stub.Check(health_pb2.HealthCheckRequest(), timeout=1.0, wait_for_ready=True).status
                 except grpc.RpcError:
@@ -83,7 +83,7 @@ class TrainerProcess:
                     return
                 time.sleep(0.05)
         self.kill()
-        raise TimeoutError((self.data_dir / "log").read_text())
+        raise TimeoutError((self.data_dir / "log").read_text()[-4000:])
 
 
 def _free_port() -> int:

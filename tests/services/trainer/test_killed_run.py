@@ -37,10 +37,10 @@ async def killed(tmp_path: Path, seed: int, ends: list[str | None]) -> KilledRun
             if not pending:
                 break
             end = pending.pop(0)
-            trainer.start(**{VARIABLE: end or ""})
             try:
+                trainer.start(**{VARIABLE: end or ""})
                 await run.settle(move)
-            except MoontuneError as error:
+            except (MoontuneError, RuntimeError) as error:
                 assert end is not None, error  # its fail-point was on the way of the recovery: one kill more
                 trainer.kill()
                 trainer.start()
