@@ -97,10 +97,10 @@ def make_adapter(base: BaseModel, folder: Path) -> AdapterRef:
 
 def arms(base: BaseModel, skill: Skill, adapter: AdapterRef) -> list[Arm]:
     """The arms of the module's docstring."""
-    engine = Engine(base, EngineSettings(gather_s=0.0))
-    tuned = Engine(base, EngineSettings(gather_s=0.0))
-    unshared = Engine(base, EngineSettings(gather_s=0.0, share_prefixes=False))
-    cold = Engine(base, EngineSettings(gather_s=0.0, image_cache_bytes=0))
+    engine = Engine(base, EngineSettings())
+    tuned = Engine(base, EngineSettings())
+    unshared = Engine(base, EngineSettings(share_prefixes=False))
+    cold = Engine(base, EngineSettings(image_cache_bytes=0))
     plain, with_adapter = orders(base, skill), orders(base, skill, adapter)
     singles = [
         replace(order, num_rollouts=1, seed=1000 * order.seed + index) for order in plain for index in range(GROUP_SIZE)

@@ -1,231 +1,193 @@
-"""A running batch: all rows advance by one decision step together, whatever their skill.
+"""The running batch: all rows take one decision step together, whatever their skill and adapter; rows come and go.
 
-Control (which row decides what next) is on the host, over arrays; logits, draws and embeddings are on the device, for
-all rows of a phase at once. There is no Python per row until the batch has ended.
+    join ──▶ decide (heads, draws, record) ──▶ leave (rows that ended) ──▶ feed (one pass of all that go on) ──▶ decide
+
+Control (which row decides what next) is on the host, over arrays; logits, draws and embeddings are on the device. There
+is no Python per row, but for rows that end.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from moontune.engine.noise import Noise
-from moontune.engine.rows import Phase, Rows
-from moontune.engine.trace import Trace
+from moontune.engine.device_adapters import DeviceAdapters
+from moontune.engine.draws import Draws
+from moontune.engine.entry import Entry
+from moontune.engine.kv_pool import KvPool, PrefixKv
+from moontune.engine.rows import Indices, Mask, Phase, Rows, RowStart
+from moontune.engine.trace import Record, Trace
 from moontune.model import decisions, sampling
-from moontune.model.kv_cache import KvCache
 from moontune.model.moondream import Moondream
 from moontune.values.rollout import Head
-from moontune.values.sampling import SamplingSettings
-
-KEEP_SHARE = 0.75
-"""Finished rows idle along until fewer than this share are live: copying the cache costs more than a few idle rows."""
-
-Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picked:
-    """The rows that decide the same thing: their indices on the host and on the device, and their hidden states."""
+class Member:
+    """Whose row it is: the order and which of its rollouts. adapter: digest, "" for none; own_region: acts there."""
 
-    rows: Indices
-    index: Tensor
-    last_RD: Tensor
+    owner: Entry
+    rollout: int
+    adapter: str
+    own_region: bool = False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ended:
+    """A row that has left: what it decided, and whether a greedy choice of it was a close call."""
+
+    member: Member
+    record: Record
+    close: bool
 
 
 class Batch:
-    """Rows, their cache, and the hidden state [B, D] from which each row's next decision is read."""
+    """Rows, their keys and values, and the hidden state [B, D] from which each row's next decision is read."""
 
-    def __init__(
-        self,
-        model: Moondream,
-        rows: Rows,
-        settings: Sequence[SamplingSettings],
-        noise: Noise,
-        cache: KvCache,
-        last_BD: Tensor,
-    ) -> None:
-        """All sequences are as long as `rows`; `last_BD` comes from the prefixes' last positions.
-
-        stopped, close: by sequence, whether it ended by itself, and whether a greedy choice of it was a close call.
-        """
-        self.trace = Trace(len(rows))
-        self.stopped = np.zeros(len(rows), dtype=bool)
-        self.close = np.zeros(len(rows), dtype=bool)
-        self.steps = 0
-        self._model = model
+    def __init__(self, model: Moondream, adapters: DeviceAdapters, ahead_bytes: int) -> None:
+        """No rows yet. ahead_bytes: how far memory may grow ahead of need; need itself is the scheduler's."""
+        self.rows = Rows()
+        self.trace = Trace()
+        self.members: list[Member] = []
+        self.owners: dict[Entry, None] = {}
+        self.kv = KvPool(model.config.text, model.dtype, model.device, ahead_bytes)
+        self._model, self._adapters = model, adapters
         self._special = model.config.tokenizer
-        self._rows = rows
-        self._temperature = torch.tensor([each.temperature for each in settings], device=model.device)
-        self._top_p = torch.tensor([each.top_p for each in settings], device=model.device)
-        self._cuts = any(each.top_p < 1.0 for each in settings)
-        self._greedy = any(each.temperature == 0.0 for each in settings)
-        self._allowed = {
-            phase: sampling.allowed_tokens([phase], model.config, model.device) for phase in decisions.Phase
-        }
-        self._noise = noise
-        self._uniform_B2 = noise.at(0)
-        self._cache = cache
-        self._last_BD = last_BD
+        self._allowed_PV = sampling.allowed_tokens(list(decisions.Phase), model.config, model.device)
+        self._last_BD = torch.zeros(0, model.config.text.dim, dtype=model.dtype, device=model.device)
 
-    def run(self, abandoned: Callable[[], Sequence[int]]) -> None:
-        """Decode to the end. `abandoned` names, at every step, the sequences that nobody wants any more."""
-        while True:
-            if gone := abandoned():
-                self._rows.phase[np.isin(self._rows.sequence, gone)] = Phase.DONE
-                self._keep(self._rows.live())
-            if not len(self._rows):
-                return
-            embeds_BD = self._decide()
-            live = self._rows.live()
-            if not live.any():
-                return
-            if live.mean() < KEEP_SHARE:
-                embeds_BD = embeds_BD[self._keep(live)]
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def join(self, prefix: PrefixKv, starts: Sequence[RowStart], members: Sequence[Member], positions: int) -> None:
+        """Rows that all begin behind one prefix. positions: what each row of the pool must have room for."""
+        first, count = len(self), len(starts)
+        self.kv.ensure(first + count, positions, first)
+        self.kv.begin_rows(prefix, first, count)
+        self.rows.add(starts)
+        self.trace.begin(first, first + count)
+        self.members += members
+        self.owners.update(dict.fromkeys(member.owner for member in members))
+        self._last_BD = torch.cat((self._last_BD, prefix.hidden_D.expand(count, -1)))
+
+    def step(self) -> list[Ended]:
+        """One decision of every row, and the pass that makes the next one possible; who ended, by itself or cut."""
+        embeds_BD = self._decide()
+        gone = self.rows.phase == Phase.DONE
+        ended: list[Ended] = []
+        if gone.any():
+            ended = self._ended(gone)
+            embeds_BD = embeds_BD[self._leave(gone)]
+        if self.members:
             self._feed(embeds_BD)
+        return ended
+
+    def drop(self, owner: Entry) -> None:
+        """Let go of the rows of an order that nobody wants any more."""
+        gone = np.array([member.owner is owner for member in self.members], dtype=bool)
+        if gone.any():
+            self._leave(gone)
+
+    def told(self, owner: Entry, since: int) -> Record | None:
+        """What the first running rollout of an order has decided, from its decision number `since` on."""
+        row = next((row for row, member in enumerate(self.members) if member.owner is owner), None)
+        return None if row is None else self.trace.record(row, since)
 
     def _decide(self) -> Tensor:
-        """One decision step of every live row; the embeddings [B, D] to feed next, zeros for finished rows."""
-        self._uniform_B2 = self._noise.at(self.steps)
-        self.steps += 1
-        before = self._rows.phase.copy()
-        deciders = (
-            (Phase.THINK, self._think),
-            (Phase.ANSWER, self._answer),
-            (Phase.OBJECT, self._begin_object),
-            (Phase.Y, self._y),
-            (Phase.SIZE, self._size),
-        )
-        embeds_BD = torch.zeros_like(self._last_BD)
-        for phase, decide in deciders:
-            rows = np.flatnonzero(before == phase)
-            if len(rows):
-                picked = self._pick(rows)
-                embeds_BD[picked.index] = decide(picked)
-        return embeds_BD
+        """Read, draw and record; the embeddings [B, D] to feed next, anything for rows that ended."""
+        rows, phase = self.rows, self.rows.phase.copy()
+        draws = Draws(self._model, rows, self._last_BD, self._allowed_PV, self._act_on_region)
+        thinks, answers, objects, ys, sizes = (np.flatnonzero(phase == each) for each in list(Phase)[:5])
+        draws.read(thinks, answers, objects, ys, sizes)
+        rows.column("step")[:] += 1
+        if len(thinks) or len(answers):
+            self._after_tokens(draws, thinks, answers)
+        if len(objects):
+            self._after_objects(draws, objects)
+        if len(ys):
+            self._after_ys(draws, ys)
+        if len(sizes):
+            self._after_sizes(draws, sizes)
+        return draws.embeddings()
 
-    def _think(self, picked: Picked) -> Tensor:
-        """A thinking token, or the separator: from there on the row answers.
+    def _after_tokens(self, draws: Draws, thinks: Indices, answers: Indices) -> None:
+        """Thinking ends with the separator, an answer with the end of text; a coord marker has its bin at once."""
+        rows, drawn = np.concatenate((thinks, answers)), draws.tokens
+        self.trace.add(Head.TOKEN, rows, drawn.choices, drawn.logprobs, drawn.nuclei)
+        thought, said = drawn.choices[: len(thinks)], drawn.choices[len(thinks) :]
+        self.rows.phase[thinks[thought == self._special.answer_id]] = Phase.ANSWER
+        self.rows.end_token(rows)
+        self.rows.stop(answers[said == self._special.eos_id])
+        if (marks := thought == self._special.coord_id).any():
+            self._ground(draws, thinks[marks])
 
-        A coord marker is followed at once by its bin, which is fed in the marker's place.
-        """
-        choices_R, choices = self._token(picked, decisions.Phase.THINKING)
-        self._rows.phase[picked.rows[choices == self._special.answer_id]] = Phase.ANSWER
-        self._rows.end_token(picked.rows)
-        embeds_RD = self._model.embed_tokens(choices_R)
-        marks = choices == self._special.coord_id
-        if marks.any():
-            marked = self._pick(picked.rows[marks])
-            embeds_RD[torch.from_numpy(np.flatnonzero(marks)).to(self._model.device)] = self._ground(marked)
-        return embeds_RD
+    def _ground(self, draws: Draws, rows: Indices) -> None:
+        """The bin behind a coord marker, fed in its place; a row's markers mean x and y in turn."""
+        drawn = draws.ground(rows)
+        is_y = self.rows.column("awaits_y")[rows]
+        self.trace.add(Head.X, rows[~is_y], drawn.choices[~is_y], drawn.logprobs[~is_y])
+        self.trace.add(Head.Y, rows[is_y], drawn.choices[is_y], drawn.logprobs[is_y])
+        self.rows.column("awaits_y")[rows] = ~is_y
 
-    def _ground(self, picked: Picked) -> Tensor:
-        """The bin behind a coord marker; a row's markers mean x and y in turn."""
-        logits_RK = self._model.coord_logits(picked.last_RD)
-        is_y = self._rows.awaits_y[picked.rows]
-        bins_R, _ = self._draw(Head.X, picked, logits_RK, uniform=1, only=~is_y, other=Head.Y)
-        self._rows.awaits_y[picked.rows] = ~is_y
-        return self._model.region.embed_coord_bins(bins_R).to(self._model.dtype)
+    def _after_objects(self, draws: Draws, objects: Indices) -> None:
+        """Stop, or one more object and its x: both were read at this position."""
+        self.trace.add(Head.GO, objects, draws.goes.choices, draws.goes.logprobs)
+        on = draws.goes.choices == 1
+        self.trace.add(Head.X, objects[on], draws.xs.choices[on], draws.xs.logprobs[on])
+        self.rows.stop(objects[~on])
+        self.rows.phase[objects[on]] = Phase.Y
+        self.rows.spend(objects[on])
 
-    def _answer(self, picked: Picked) -> Tensor:
-        """A token of the answer, or its end."""
-        choices_R, choices = self._token(picked, decisions.Phase.ANSWER)
-        self._rows.end_token(picked.rows)
-        self._stop(picked.rows[choices == self._special.eos_id])
-        return self._model.embed_tokens(choices_R)
-
-    def _begin_object(self, picked: Picked) -> Tensor:
-        """Stop, or one more object and its x: both are read at this position."""
-        _, goes = self._draw(Head.GO, picked, self._model.go_logits(picked.last_RD), uniform=0)
-        self._stop(picked.rows[goes == 0])
-        bins_R, _ = self._draw(Head.X, picked, self._model.coord_logits(picked.last_RD), uniform=1, only=goes == 1)
-        going = picked.rows[goes == 1]
-        self._rows.phase[going] = Phase.Y
-        self._rows.spend(going)
-        return self._model.region.embed_coord_bins(bins_R).to(self._model.dtype)
-
-    def _y(self, picked: Picked) -> Tensor:
+    def _after_ys(self, draws: Draws, ys: Indices) -> None:
         """The object's y; a point ends here."""
-        bins_R, _ = self._draw(Head.Y, picked, self._model.coord_logits(picked.last_RD), uniform=0)
-        self._rows.spend(picked.rows)
-        sized = self._rows.sized[picked.rows]
-        self._rows.phase[picked.rows[sized]] = Phase.SIZE
-        self._rows.end_object(picked.rows[~sized])
-        return self._model.region.embed_coord_bins(bins_R).to(self._model.dtype)
+        self.trace.add(Head.Y, ys, draws.ys.choices, draws.ys.logprobs)
+        self.rows.spend(ys)
+        sized = self.rows.column("sized")[ys]
+        self.rows.phase[ys[sized]] = Phase.SIZE
+        self.rows.end_object(ys[~sized])
 
-    def _size(self, picked: Picked) -> Tensor:
+    def _after_sizes(self, draws: Draws, sizes: Indices) -> None:
         """The object's width and height, read at one position and fed back as one."""
-        logits_R2K = self._model.size_logits(picked.last_RD)
-        widths_R, _ = self._draw(Head.WIDTH, picked, logits_R2K[:, 0], uniform=0)
-        heights_R, _ = self._draw(Head.HEIGHT, picked, logits_R2K[:, 1], uniform=1)
-        self._rows.spend(picked.rows)
-        self._rows.end_object(picked.rows)
-        return self._model.region.embed_size_bins(torch.stack((widths_R, heights_R), dim=-1)).to(self._model.dtype)
+        self.trace.add(Head.WIDTH, sizes, draws.widths.choices, draws.widths.logprobs)
+        self.trace.add(Head.HEIGHT, sizes, draws.heights.choices, draws.heights.logprobs)
+        self.rows.spend(sizes)
+        self.rows.end_object(sizes)
 
-    def _token(self, picked: Picked, phase: decisions.Phase) -> tuple[Tensor, Indices]:
-        logits_RV = self._model.token_logits(picked.last_RD)
-        allowed_RV = self._allowed[phase].expand_as(logits_RV)
-        return self._draw(Head.TOKEN, picked, logits_RV, uniform=0, allowed_RK=allowed_RV)
+    def _ended(self, gone: Mask) -> list[Ended]:
+        stopped, close = self.rows.column("stopped"), self.rows.column("close")
+        return [
+            Ended(self.members[row], self.trace.record(row, stopped=bool(stopped[row])), bool(close[row]))
+            for row in np.flatnonzero(gone).tolist()
+        ]
 
-    def _draw(
-        self,
-        head: Head,
-        picked: Picked,
-        logits_RK: Tensor,
-        uniform: int,
-        *,
-        allowed_RK: Tensor | None = None,
-        only: NDArray[np.bool_] | None = None,
-        other: Head | None = None,
-    ) -> tuple[Tensor, Indices]:
-        """Choose for every picked row and record it; the choices on the device and on the host.
-
-        only: the rows whose choice is a decision of `head`; the rest is recorded under `other`, or not at all.
-        """
-        drawn = sampling.sample(
-            logits_RK,
-            self._temperature[picked.index],
-            self._uniform_B2[picked.index, uniform],
-            allowed_RK,
-            self._top_p[picked.index] if head is Head.TOKEN and self._cuts else None,
-        )
-        sequences = self._rows.sequence[picked.rows]
-        if self._greedy:
-            close_R = sampling.close_calls(logits_RK, self._temperature[picked.index], allowed_RK).cpu().numpy()
-            self.close[sequences[close_R]] = True
-        choices, logprobs = drawn.choices_N.cpu().numpy(), drawn.log_probs_N.cpu().numpy()
-        if only is None:
-            self.trace.add(head, sequences, choices, logprobs, drawn.nuclei if self._cuts else ())
-            return drawn.choices_N, choices
-        self.trace.add(head, sequences[only], choices[only], logprobs[only])
-        if other is not None:
-            self.trace.add(other, sequences[~only], choices[~only], logprobs[~only])
-        return drawn.choices_N, choices
-
-    def _stop(self, rows: Indices) -> None:
-        self._rows.phase[rows] = Phase.DONE
-        self.stopped[self._rows.sequence[rows]] = True
-
-    def _pick(self, rows: Indices) -> Picked:
-        index = torch.from_numpy(rows).to(self._model.device)
-        return Picked(rows, index, self._last_BD if len(rows) == len(self._rows) else self._last_BD[index])
-
-    def _keep(self, live: NDArray[np.bool_]) -> Tensor:
-        """Drop all rows but the live ones; returns the indices of those on the device."""
-        rows = np.flatnonzero(live)
-        index = torch.from_numpy(rows).to(self._model.device)
-        if len(rows) < len(self._rows):
-            self._rows.keep(rows)
-            self._noise.keep(rows.tolist())
-            self._cache = self._cache.select(index)
-            self._temperature, self._top_p = self._temperature[index], self._top_p[index]
-            self._last_BD = self._last_BD[index]
-        return index
+    def _leave(self, gone: Mask) -> Tensor:
+        """Close up; the row that each of those left had before."""
+        reach = int(self.rows.column("position").max()) + 1
+        moves = self.rows.leave(gone)
+        self.trace.leave(moves)
+        self.kv.leave(moves, reach)
+        order = np.arange(moves.count)
+        order[moves.holes] = moves.sources
+        self.members = [self.members[row] for row in order.tolist()]
+        self.owners = dict.fromkeys(member.owner for member in self.members)
+        before = torch.from_numpy(order).to(self._model.device)
+        self._last_BD = self._last_BD[before]
+        return before
 
     def _feed(self, embeds_BD: Tensor) -> None:
-        positions_B1 = torch.from_numpy(self._rows.position).to(self._model.device)[:, None]
-        self._last_BD = self._model.hidden(embeds_BD[:, None], positions_B1, cache=self._cache)[:, 0]
-        self._rows.position += 1
+        """One new position of every row."""
+        position = self.rows.column("position")
+        positions_B = torch.from_numpy(position.copy()).to(self._model.device)
+        mask_B1S = self.kv.begin(positions_B, int(position.max()))
+        self._adapters.act(tuple(member.adapter for member in self.members))
+        hidden_B1D = self._model.hidden(embeds_BD[:, None], positions_B[:, None], mask_B1S, self.kv)
+        self._last_BD = hidden_B1D[:, 0]
+        position += 1
+
+    def _act_on_region(self, rows: Indices) -> None:
+        """Let the adapters of these rows act on the region head, where any has a part in it."""
+        if any(member.own_region for member in self.members):
+            self._adapters.act(tuple([self.members[row].adapter for row in cast("list[int]", rows.tolist())]))

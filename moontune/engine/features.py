@@ -1,11 +1,14 @@
 """Image tokens of encoded images, kept while they are likely to be asked for again."""
 
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from moontune.engine.byte_cache import ByteCache
+from moontune.engine.device_adapters import DeviceAdapters
 from moontune.errors import ImageUnknown
 from moontune.imaging.crops import CropLayout, ImageCrops, cut_crops
 from moontune.imaging.decode import ImageLimits, decode_image
@@ -15,27 +18,39 @@ from moontune.values.engine import CacheStatus
 from moontune.values.image import Image
 
 CROPS_PER_PASS = 64
-"""Most crops in one pass of the vision tower, which bounds its activations."""
+"""Most crops in one pass of the vision tower, which bounds its activations and how long a decode step waits for it."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fresh:
+    """An image to encode. adapter: digest of the adapter that acts on the vision tower, "" for the base's."""
+
+    image: Image
+    crops: ImageCrops
+    adapter: str
 
 
 class ImageFeatures:
     """Image tokens [P, D] by base digest, vision adapter and the image's sha256; an LRU in bytes."""
 
-    def __init__(self, base: BaseModel, budget_bytes: int, limits: ImageLimits) -> None:
+    def __init__(self, base: BaseModel, adapters: DeviceAdapters, budget_bytes: int, limits: ImageLimits) -> None:
         """`budget_bytes` bounds the tokens kept; `limits` the images accepted."""
         vision = base.config.vision
-        self._base = base
+        self._base, self._adapters = base, adapters
         self._limits = limits
         margin = vision.overlap_margin * vision.patch_size
         self._layout = CropLayout(vision.crop_size, margin, vision.max_crops)
-        self.cache: ByteCache[tuple[str, str, str], Tensor] = ByteCache(budget_bytes)
+        self._lock = threading.Lock()
+        self._cache: ByteCache[tuple[str, str, str], Tensor] = ByteCache(budget_bytes)
 
-    def held(self, image: Image, vision_adapter: str) -> Tensor | None:
-        """The tokens of this image if they are kept."""
-        return self.cache.get((self._base.digest, vision_adapter, image.sha256))
+    def find(self, image: Image, vision_adapter: str, field: str) -> Tensor | ImageCrops:
+        """The tokens if they are kept, else the image decoded and tiled.
 
-    def cut(self, image: Image, field: str) -> ImageCrops:
-        """Decode and tile; raises ImageUnknown without bytes, ImageInvalid or ImageTooLarge, naming `field`."""
+        Any thread may call it. Raises ImageUnknown without bytes, ImageInvalid or ImageTooLarge, naming `field`.
+        """
+        tokens = self.held(image.sha256, vision_adapter)
+        if tokens is not None:
+            return tokens
         if image.data is None:
             raise ImageUnknown(
                 f"{field} names the image {image.sha256} by digest alone and it is not held here; send its bytes once",
@@ -43,26 +58,38 @@ class ImageFeatures:
             )
         return cut_crops(decode_image(image.data, field, self._limits), self._layout)
 
-    def encode(self, images: Sequence[tuple[Image, ImageCrops]], vision_adapter: str) -> list[Tensor]:
-        """Tokens of several images, their crops run through the vision tower together, and kept."""
-        if not images:
-            return []
+    def held(self, sha256: str, vision_adapter: str) -> Tensor | None:
+        """The tokens of an image if they are kept; counts a hit. Any thread may call it."""
+        key = (self._base.digest, vision_adapter, sha256)
+        with self._lock:
+            return self._cache.get(key) if key in self._cache else None
+
+    def encode(self, images: Sequence[Fresh]) -> list[Tensor]:
+        """Tokens of several images, their crops run through the vision tower together, and kept.
+
+        Images whose tokens depend on different adapters go through it together as well.
+        """
         module = self._base.module
-        pixels = torch.cat([torch.from_numpy(crops.pixels) for _, crops in images]).to(self._base.device)
-        starts = range(0, len(pixels), CROPS_PER_PASS)
-        passes = [module.encode_crops(normalise(pixels[start : start + CROPS_PER_PASS])) for start in starts]
-        counts = [len(crops.pixels) for _, crops in images]
+        pixels = torch.cat([torch.from_numpy(each.crops.pixels) for each in images]).to(self._base.device)
+        counts = [len(each.crops.pixels) for each in images]
+        self._adapters.act(
+            tuple(each.adapter for each, count in zip(images, counts, strict=True) for _ in range(count))
+        )
+        features = torch.split(module.encode_crops(normalise(pixels)), counts)
         tokens: list[Tensor] = []
-        for (image, crops), features_NPE in zip(images, torch.split(torch.cat(passes), counts), strict=True):
+        for each, features_NPE in zip(images, features, strict=True):
             whole = features_NPE[:1]
-            local = whole if len(features_NPE) == 1 else module.vision.stitch(features_NPE[1:], crops.tiling)
+            local = whole if len(features_NPE) == 1 else module.vision.stitch(features_NPE[1:], each.crops.tiling)
+            self._adapters.act((each.adapter,))
             tokens_PD = module.project(whole, local)[0]
             size_bytes = tokens_PD.numel() * tokens_PD.element_size()
-            self.cache.put((self._base.digest, vision_adapter, image.sha256), tokens_PD, size_bytes)
+            with self._lock:
+                self._cache.misses += 1
+                self._cache.put((self._base.digest, each.adapter, each.image.sha256), tokens_PD, size_bytes)
             tokens.append(tokens_PD)
         return tokens
 
     def status(self) -> CacheStatus:
         """Counters and bytes."""
-        cache = self.cache
+        cache = self._cache
         return CacheStatus("image", cache.resident_bytes, cache.budget_bytes, cache.hits, cache.misses, cache.evictions)

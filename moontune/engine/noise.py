@@ -1,39 +1,25 @@
-"""The random numbers of a batch: each rollout has a generator of its own, so that neighbours change nothing."""
+"""The random numbers of rollouts: a function of seed and step alone, so that neighbours change nothing.
 
-from collections.abc import Sequence
+SplitMix64 by index: the n-th number of a seed is mix(seed + n * GOLDEN) (Steele, Lea and Flood, "Fast splittable
+pseudorandom number generators", OOPSLA 2014). Computed on the host for all rows at once; every device sees the same.
+"""
 
-import torch
-from torch import Tensor
-
-STEPS_PER_DRAW = 64
-"""A generator is asked for this many steps at a time: one call per rollout and 64 steps instead of one per step."""
+import numpy as np
+from numpy.typing import NDArray
 
 DRAWS_PER_STEP = 2
 """A decode step takes at most two decisions per row: go-on and x, or width and height."""
 
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_FIRST, _SECOND = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_DRAWS_2 = np.arange(1, DRAWS_PER_STEP + 1, dtype=np.uint64)
 
-class Noise:
-    """Uniform numbers in [0, 1), by row and decode step; drawn on the CPU, so that every device sees the same."""
 
-    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
-        """One generator per seed."""
-        self._generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        self._device = device
-        self._first_step = 0
-        self._block = self._draw()
-
-    def at(self, step: int) -> Tensor:
-        """Uniforms [B, 2] of this step; steps are asked for in order, from 0."""
-        if step >= self._first_step + STEPS_PER_DRAW:
-            self._first_step += STEPS_PER_DRAW
-            self._block = self._draw()
-        return self._block[:, step - self._first_step]
-
-    def keep(self, rows: Sequence[int]) -> None:
-        """Forget all rows but these."""
-        self._generators = [self._generators[row] for row in rows]
-        self._block = self._block[torch.as_tensor(rows, device=self._device)]
-
-    def _draw(self) -> Tensor:
-        shape = (STEPS_PER_DRAW, DRAWS_PER_STEP)
-        return torch.stack([torch.rand(shape, generator=generator) for generator in self._generators]).to(self._device)
+def uniforms(seeds_B: NDArray[np.uint64], steps_B: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Numbers in [0, 1), [B, 2]: row b's two for its step number `steps_B[b]`, counted from 0."""
+    index_B2 = steps_B.astype(np.uint64)[:, None] * np.uint64(DRAWS_PER_STEP) + _DRAWS_2
+    mixed_B2 = seeds_B[:, None] + index_B2 * _GOLDEN  # wraps around 2^64, as it should
+    mixed_B2 = (mixed_B2 ^ (mixed_B2 >> np.uint64(30))) * _FIRST
+    mixed_B2 = (mixed_B2 ^ (mixed_B2 >> np.uint64(27))) * _SECOND
+    mixed_B2 ^= mixed_B2 >> np.uint64(31)
+    return (mixed_B2 >> np.uint64(11)).astype(np.float64) * 2.0**-53

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from moontune.errors import InvalidField
-from moontune.values.inference import Usage
+from moontune.values.geometry import Box, Point
+from moontune.values.inference import TextDelta, Usage
 from moontune.values.model_ref import PolicyVersion
 from moontune.values.request import SkillRequest
 from moontune.values.rollout import RolloutGroup
@@ -25,7 +26,8 @@ class GenerationOrder:
     """One request to be answered `num_rollouts` times.
 
     request: its image carries bytes. seed: 0..2^64-1; with `rollout_seed` it fixes every draw, whatever else is in the
-    batch. policy: reported with each rollout, as resolved by the caller. adapter: None runs the bare base.
+    batch. policy: reported with each rollout, as resolved by the caller. adapter: None runs the bare base. stream: the
+    only rollout is also sent in pieces as it comes, each a `Piece`, through the call's context.
     field, image_field: paths of `request` and of its image in what the caller sent, for errors.
     """
 
@@ -36,6 +38,7 @@ class GenerationOrder:
     adapter: AdapterRef | None = None
     field: str = "request"
     image_field: str = "request.images[0]"
+    stream: bool = False
 
     def validate(self) -> None:
         """Raise InvalidField for the first value out of range."""
@@ -43,6 +46,8 @@ class GenerationOrder:
             raise InvalidField.of("num_rollouts", self.num_rollouts, f"1 to {MAX_ROLLOUTS}")
         if not 0 <= self.seed < 2**64:
             raise InvalidField.of("seed", self.seed, "0 to 2^64 - 1")
+        if self.stream and self.num_rollouts != 1:
+            raise InvalidField.of("num_rollouts", self.num_rollouts, "1 when the answer is streamed")
         self.request.validate(self.field)
 
 
@@ -54,11 +59,19 @@ class Generation:
     usage: Usage
 
 
+Piece = TextDelta | Point | Box
+"""Part of a streamed answer: more text, or one more finished object."""
+
+
 class CallContext(Protocol):
     """The part of a worker's call context that the engine uses."""
 
     def cancelled(self) -> bool:
         """Whether the caller has left or its deadline has passed; asked at every decode step."""
+        ...
+
+    def emit(self, item: object) -> None:
+        """Send one piece of a streamed answer to the caller, in order; called by the caller's own thread."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""Where each row of a batch stands: arrays on the host, one element per row.
+"""Where each running rollout stands: one row of a table on the host, always the first `count` rows.
 
     query, caption:  THINK ──answer id──▶ ANSWER ──eos──▶ DONE          (without reasoning it starts at ANSWER)
     point:           OBJECT ──▶ Y ──▶ OBJECT ...  ──stop──▶ DONE
@@ -11,6 +11,7 @@ without a stop decision.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,9 @@ from moontune.values.skill import Skill
 
 POINT_POSITIONS, DETECT_POSITIONS = 2, 3
 """Positions that one object takes: x and y; detect has one more for width and height."""
+
+Indices = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 
 class Phase(IntEnum):
@@ -40,53 +44,116 @@ class RowStart:
     request: SkillRequest
     position: int
     room: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Moves:
+    """How rows close up after some have gone: row `sources[i]` becomes row `holes[i]`; `count` rows are left."""
+
+    holes: Indices
+    sources: Indices
+    count: int
+
+
+_COLUMNS = np.dtype(
+    [
+        ("phase", np.int8),
+        ("position", np.int64),
+        ("room", np.int64),
+        ("objects", np.int64),
+        ("sized", np.bool_),
+        ("awaits_y", np.bool_),
+        ("stopped", np.bool_),
+        ("close", np.bool_),
+        ("seed", np.uint64),
+        ("step", np.int64),
+        ("temperature", np.float32),
+        ("top_p", np.float32),
+    ]
+)
 
 
 class Rows:
-    """State of the rows of a batch.
+    """The table.
 
-    sequence: index of the row's rollout among all that started. position: where its next input goes. room: positions
-    left. objects: objects left. sized: whether its objects have sizes (detect). awaits_y: whether the next coord
-    marker of its reasoning is a y.
+    position: where the row's next input goes. room: positions left. objects: objects left. sized: whether its objects
+    have sizes (detect). awaits_y: whether the next coord marker of its reasoning is a y. stopped: whether it ended by
+    its own decision. close: whether a greedy choice of it was a close call. step: decision steps taken.
     """
 
-    def __init__(self, starts: Sequence[RowStart]) -> None:
-        """Rows in the order of `starts`."""
-        self.sequence = np.arange(len(starts))
-        self.phase = np.array([_first_phase(start.request) for start in starts], dtype=np.int8)
-        self.position = np.array([start.position for start in starts], dtype=np.int64)
-        self.room = np.array([start.room for start in starts], dtype=np.int64)
-        self.objects = np.array([start.request.settings.max_objects for start in starts], dtype=np.int64)
-        self.sized = np.array([start.request.skill is Skill.DETECT for start in starts], dtype=bool)
-        self.awaits_y = np.zeros(len(starts), dtype=bool)
+    def __init__(self) -> None:
+        """No rows."""
+        self.count = 0
+        self._table = np.zeros(16, dtype=_COLUMNS)
 
     def __len__(self) -> int:
-        return len(self.phase)
+        return self.count
 
-    def live(self) -> NDArray[np.bool_]:
-        """Which rows have more to decide."""
-        return self.phase != Phase.DONE
+    def column(self, name: str) -> NDArray[Any]:
+        """A column of the rows there are; writing to it writes to the table."""
+        return self._table[name][: self.count]
 
-    def keep(self, rows: NDArray[np.int64]) -> None:
-        """Forget all rows but these."""
-        for name in ("sequence", "phase", "position", "room", "objects", "sized", "awaits_y"):
-            setattr(self, name, getattr(self, name)[rows])
+    @property
+    def phase(self) -> NDArray[np.int8]:
+        """What each row decides next."""
+        return self.column("phase")
 
-    def spend(self, rows: NDArray[np.int64]) -> None:
+    def add(self, starts: Sequence[RowStart]) -> None:
+        """Append rows."""
+        first, self.count = self.count, self.count + len(starts)
+        if self.count > len(self._table):
+            self._table = np.resize(self._table, 2 * self.count)
+        for index, start in enumerate(starts, first):
+            settings = start.request.settings
+            self._table[index] = (
+                _first_phase(start.request),
+                start.position,
+                start.room,
+                settings.max_objects,
+                start.request.skill is Skill.DETECT,
+                False,
+                False,
+                False,
+                start.seed,
+                0,
+                settings.temperature,
+                settings.top_p,
+            )
+
+    def leave(self, gone: Mask) -> Moves:
+        """Drop rows; the last ones take their places."""
+        moves = close_up(gone)
+        self._table[moves.holes] = self._table[moves.sources]
+        self.count = moves.count
+        return moves
+
+    def spend(self, rows: Indices) -> None:
         """These rows decided one more position."""
-        self.room[rows] -= 1
+        self.column("room")[rows] -= 1
 
-    def end_token(self, rows: NDArray[np.int64]) -> None:
+    def end_token(self, rows: Indices) -> None:
         """After a text token that ends nothing: rows without room are cut."""
         self.spend(rows)
-        self.phase[rows[self.room[rows] <= 0]] = Phase.DONE
+        self.phase[rows[self.column("room")[rows] <= 0]] = Phase.DONE
 
-    def end_object(self, rows: NDArray[np.int64]) -> None:
+    def end_object(self, rows: Indices) -> None:
         """After an object's last decision: rows that have no room for another whole object are cut."""
-        self.objects[rows] -= 1
-        needed = np.where(self.sized[rows], DETECT_POSITIONS, POINT_POSITIONS)
-        cut = (self.objects[rows] <= 0) | (self.room[rows] < needed)
+        self.column("objects")[rows] -= 1
+        needed = np.where(self.column("sized")[rows], DETECT_POSITIONS, POINT_POSITIONS)
+        cut = (self.column("objects")[rows] <= 0) | (self.column("room")[rows] < needed)
         self.phase[rows] = np.where(cut, Phase.DONE, Phase.OBJECT)
+
+    def stop(self, rows: Indices) -> None:
+        """These rows ended by their own decision."""
+        self.phase[rows] = Phase.DONE
+        self.column("stopped")[rows] = True
+
+
+def close_up(gone: Mask) -> Moves:
+    """Fill the places of rows that are gone with the last of those that stay."""
+    count = int(len(gone) - gone.sum())
+    return Moves(np.flatnonzero(gone[:count]), count + np.flatnonzero(~gone[count:]), count)
 
 
 def least_room(skill: Skill) -> int:

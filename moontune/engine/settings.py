@@ -11,14 +11,21 @@ MEBIBYTE = 1024 * 1024
 class EngineSettings:
     """What an engine may use.
 
-    max_sequences: rollouts decoded at once; a larger single order still runs, alone. gather_s: how long a batch that
-    is about to start waits for one more order to join it, each time one has; 0 starts at once. image_cache_bytes: of
-    image tokens. adapter_cache_bytes: of adapters kept on the device.
+    max_sequences: rollouts decoded at once. prefill_positions: of prompts and images run between two decode steps, so
+    that those who decode are not held up; one prompt's image is always run in one piece.
+
+    Budgets in bytes. kv_bytes: keys and values of running rollouts; a request waits for room, and is refused when it
+    could never have it. prefix_cache_bytes: keys and values of prompts kept for the next request with the same one.
+    image_cache_bytes: image tokens. adapter_cache_bytes: adapters on the device; adapter_host_bytes: adapters in the
+    host's memory, read and checked. share_prefixes: off runs every rollout's prompt anew (for measurements).
     """
 
     max_sequences: int = 128
-    gather_s: float = 0.003
+    prefill_positions: int = 2048
+    kv_bytes: int = 2048 * MEBIBYTE
+    prefix_cache_bytes: int = 256 * MEBIBYTE
     image_cache_bytes: int = 256 * MEBIBYTE
     adapter_cache_bytes: int = 512 * MEBIBYTE
+    adapter_host_bytes: int = 1024 * MEBIBYTE
     share_prefixes: bool = True
     image_limits: ImageLimits = field(default_factory=ImageLimits)

@@ -87,10 +87,17 @@ def prefill(
         torch.cat((embed_prefix(model, image), embed_prompt(model, prompt)))
         for image, prompt in zip(image_embeds, prompts, strict=True)
     ]
-    embeds_BTD = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
+    return prefill_rows(model, rows, [len(prompt) for prompt in prompts], capacity)
+
+
+def prefill_rows(
+    model: Moondream, rows: Sequence[Tensor], prompt_lengths: Sequence[int], capacity: int = 0
+) -> Prefilled:
+    """`prefill` of embeddings: rows are [T, D], prefix first, of which the last `prompt_lengths` are causal."""
+    embeds_BTD = torch.nn.utils.rnn.pad_sequence(list(rows), batch_first=True)
     batch, length, _ = embeds_BTD.shape
     lengths_B = torch.tensor([len(row) for row in rows], device=model.device)
-    prompts_B = torch.tensor([len(prompt) for prompt in prompts], device=model.device)
+    prompts_B = torch.tensor(prompt_lengths, device=model.device)
     positions_T = torch.arange(length, device=model.device)
     valid_BT = positions_T < lengths_B[:, None]
     segments_BT = torch.where(positions_T < (lengths_B - prompts_B)[:, None], PREFIX, PROMPT)

@@ -28,8 +28,11 @@ class EngineServiceSettings(ServiceSettings):
     adapter_bytes: int = Field(512 * MEBIBYTE, ge=0, description="Most bytes of adapters kept on the device.")
     image_bytes: int = Field(256 * MEBIBYTE, ge=0, description="Most bytes of encoded images kept for their digests.")
     image_token_bytes: int = Field(256 * MEBIBYTE, ge=0, description="Most bytes of image tokens on the device.")
+    adapter_host_bytes: int = Field(1024 * MEBIBYTE, ge=0, description="Most bytes of adapters kept in host memory.")
+    kv_bytes: int = Field(2048 * MEBIBYTE, ge=0, description="Most bytes of keys and values of what is being decoded.")
+    prefix_bytes: int = Field(256 * MEBIBYTE, ge=0, description="Most bytes of prompts kept for the next request.")
+    prefill_positions: int = Field(2048, ge=1, description="Positions of prompts run between two decode steps.")
     max_sequences: int = Field(128, ge=1, le=65536, description="Attempts or answers decoded at once.")
-    gather_ms: float = Field(3.0, ge=0, le=1000, description="How long a batch waits for one more order.")
 
     def worker(self) -> WorkerSpec:
         """The model worker that the service needs."""
@@ -45,7 +48,10 @@ class EngineServiceSettings(ServiceSettings):
         """The engine's share of the settings."""
         return EngineSettings(
             max_sequences=self.max_sequences,
-            gather_s=self.gather_ms / 1000,
+            prefill_positions=self.prefill_positions,
+            kv_bytes=self.kv_bytes,
+            prefix_cache_bytes=self.prefix_bytes,
+            adapter_host_bytes=self.adapter_host_bytes,
             image_cache_bytes=self.image_token_bytes,
             adapter_cache_bytes=self.adapter_bytes,
         )

@@ -1,6 +1,6 @@
 """What a generation engine holds and does at one moment."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from moontune.values.adapter import AdapterStatus
 
@@ -18,6 +18,25 @@ class CacheStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class EngineWork:
+    """Counted since the process started.
+
+    steps: decode steps. row_steps, adapter_steps: rollouts, and distinct adapters, summed over the steps, so that
+    divided by steps they are the mean batch and the mean number of adapters in it. stopped, cut: rollouts that ended by
+    their own decision, and by a limit. cancelled: orders whose caller left. settled: orders decoded once more by
+    themselves, because a greedy choice was a close call.
+    """
+
+    steps: int = 0
+    row_steps: int = 0
+    adapter_steps: int = 0
+    stopped: int = 0
+    cut: int = 0
+    cancelled: int = 0
+    settled: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineStatus:
     """An engine: its base and device, sequences running and waiting, keys and values held, caches, adapters."""
 
@@ -31,3 +50,4 @@ class EngineStatus:
     kv_budget_bytes: int = 0
     caches: tuple[CacheStatus, ...] = ()
     adapters: tuple[AdapterStatus, ...] = ()
+    work: EngineWork = field(default_factory=EngineWork)

@@ -15,4 +15,3 @@ class InferenceSettings(EngineServiceSettings):
     port: int = Field(7054, ge=0, le=65535, description="gRPC port; 0 takes a free one.")
     checkpoint_store: str = Field("data/checkpoints", description="Folder or fsspec URL of the checkpoint store.")
     recheck_s: float = Field(10.0, ge=0, description="How long a saved step is served before the store is asked again.")
-    gather_ms: float = Field(1.0, ge=0, le=1000, description="How long a batch waits for one more request.")

@@ -28,6 +28,10 @@ class Caller:
 
     def __init__(self, patience: int | None = None) -> None:
         self.patience, self.polls = patience, 0
+        self.pieces: list[object] = []
+
+    def emit(self, item: object) -> None:
+        self.pieces.append(item)
 
     def cancelled(self) -> bool:
         self.polls += 1
@@ -46,7 +50,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
 
 @pytest.fixture
 def engine(base: BaseModel) -> Engine:
-    return Engine(base, EngineSettings(gather_s=0.0))
+    return Engine(base, EngineSettings())
 
 
 def picture(seed: int, width: int = 40, height: int = 40) -> Image:

@@ -6,6 +6,7 @@ from moontune.engine.engine import Engine
 from moontune.engine.order import AdapterRef, GenerationOrder
 from moontune.engine.settings import EngineSettings
 from moontune.model.base_model import BaseModel
+from moontune.values.adapter import AdapterState
 from moontune.values.finetune import LoraTarget
 from moontune.values.skill import Skill
 from tests.moontune.engine.conftest import Caller, ask
@@ -22,7 +23,7 @@ def test_versions_do_not_share_a_cache(
     adapters = [None, make_adapter(1), make_adapter(2, (LoraTarget.VISION,), rank=8), make_adapter(1), None]
     for adapter in adapters:
         order = make_order(request, 4, 3, adapter)
-        alone = Engine(base, EngineSettings(gather_s=0.0)).generate(Caller(), order)
+        alone = Engine(base, EngineSettings()).generate(Caller(), order)
         got = engine.generate(Caller(), order)
         assert_same(got, alone)
         digests = {rollout.policy.adapter_digest for rollout in got.group.rollouts}
@@ -40,7 +41,7 @@ def test_mixed_adapters_each_get_their_own(
     adapters = [make_adapter(seed, rank=2 + seed) for seed in range(1, 4)]
     orders = [make_order(ask(Skill.POINT, "x" * i), 2, i, (None, *adapters)[i % 4]) for i in range(1, 9)]
     got = engine.generate_all([(Caller(), order) for order in orders])
-    fresh = Engine(base, EngineSettings(gather_s=0.0))
+    fresh = Engine(base, EngineSettings())
     for answer, order in zip(got, orders, strict=True):
         assert_same(answer, fresh.generate(Caller(), order))
 
@@ -49,14 +50,19 @@ def test_the_budget_evicts_the_least_recently_used(
     base: BaseModel, make_order: MakeOrder, make_adapter: MakeAdapter
 ) -> None:
     first, second, third = (make_adapter(seed) for seed in (1, 2, 3))
-    probe = Engine(base, EngineSettings(gather_s=0.0))
+    probe = Engine(base, EngineSettings())
     probe.generate(Caller(), make_order(ask(Skill.POINT), 1, adapter=first))
     one_bytes = probe.status().caches[1].size_bytes
-    engine = Engine(base, EngineSettings(gather_s=0.0, adapter_cache_bytes=2 * one_bytes))
+    engine = Engine(base, EngineSettings(adapter_cache_bytes=2 * one_bytes))
     for adapter in (first, second, first, third):
         engine.generate(Caller(), make_order(ask(Skill.POINT), 1, adapter=adapter))
     status = engine.status()
-    assert [each.policy.adapter_digest for each in status.adapters] == [first.digest, third.digest]
+    states = {each.policy.adapter_digest: each.state for each in status.adapters}
+    assert states == {
+        first.digest: AdapterState.DEVICE,
+        second.digest: AdapterState.HOST,
+        third.digest: AdapterState.DEVICE,
+    }
     cache = status.caches[1]
     assert (cache.hits, cache.misses, cache.evictions, cache.size_bytes) == (1, 3, 1, 2 * one_bytes)
     assert_same(

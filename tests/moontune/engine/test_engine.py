@@ -5,9 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from torch import Tensor
 
-from moontune.engine import engine as engine_module
 from moontune.engine.engine import Engine
 from moontune.engine.order import AdapterRef, Generation, GenerationOrder
 from moontune.engine.settings import EngineSettings
@@ -15,9 +13,6 @@ from moontune.errors import Cancelled, CheckpointCorrupt, ImageInvalid, ImageToo
 from moontune.imaging.decode import ImageLimits
 from moontune.model import sampling
 from moontune.model.base_model import BaseModel
-from moontune.model.inputs import Prefilled
-from moontune.model.moondream import Moondream
-from moontune.model.prompt import Prompt
 from moontune.values.image import Image
 from moontune.values.output import CaptionOutput, DetectOutput, PointOutput, QueryOutput
 from moontune.values.rollout import FinishReason, Head, Rollout
@@ -41,7 +36,7 @@ def assert_same(got: Generation, alone: Generation) -> None:
 def test_a_result_does_not_depend_on_its_batch(engine: Engine, base: BaseModel, make_order: MakeOrder) -> None:
     orders = [make_order(request, 1 + index % 4, index) for index, request in enumerate(MIXED)]
     together = engine.generate_all([(Caller(), order) for order in orders])
-    fresh = Engine(base, EngineSettings(gather_s=0.0, max_sequences=1))
+    fresh = Engine(base, EngineSettings(max_sequences=1))
     for got, order in zip(together, orders, strict=True):
         assert_same(got, fresh.generate(Caller(), order))
 
@@ -66,21 +61,15 @@ def test_a_close_greedy_call_is_settled_alone(
 ) -> None:
     # Every greedy choice counts as close here, so every greedy order must be decoded once more, by itself.
     monkeypatch.setattr(sampling, "CLOSE", 1e9)
-    sizes: list[int] = []
-    plain = engine_module.prefill
-
-    def counted(model: Moondream, images: list[Tensor | None], prompts: list[Prompt], capacity: int) -> Prefilled:
-        sizes.append(len(prompts))
-        return plain(model, images, prompts, capacity=capacity)
-
-    monkeypatch.setattr(engine_module, "prefill", counted)
-    engine = Engine(base, EngineSettings(gather_s=0.0))
+    engine = Engine(base)
     orders = [make_order(ask(Skill.DETECT, f"thing {index}", temperature=0.0), 1) for index in range(3)]
     hot = make_order(ask(Skill.DETECT, "hot"), 1)
     together = engine.generate_all([(Caller(), order) for order in [*orders, hot]])
-    assert sizes == [4, 1, 1, 1], "one batch of all, then each greedy order alone; the sampled one is left as it is"
+    assert engine.status().work.settled == 3, "each greedy order once more; the sampled one is left as it is"
     for got, order in zip(together[:3], orders, strict=True):
-        assert got.group == engine.generate(Caller(), order).group
+        alone = Engine(base)
+        assert got.group == alone.generate(Caller(), order).group
+        assert alone.status().work.settled == 0, "who runs alone has nothing to settle"
 
 
 def test_greedy_and_sampled_share_a_batch(engine: Engine, make_order: MakeOrder) -> None:
@@ -167,7 +156,7 @@ def test_refusals(engine: Engine, make_order: MakeOrder, make_adapter: MakeAdapt
 
 
 def test_too_many_pixels(base: BaseModel, make_order: MakeOrder) -> None:
-    strict = Engine(base, EngineSettings(gather_s=0.0, image_limits=ImageLimits(pixels=100)))
+    strict = Engine(base, EngineSettings(image_limits=ImageLimits(pixels=100)))
     with pytest.raises(ImageTooLarge, match="at most 100 pixels"):
         strict.generate(Caller(), make_order(ask(Skill.DETECT)))
 
@@ -184,7 +173,7 @@ def test_a_caller_that_leaves_frees_its_rows(engine: Engine, make_order: MakeOrd
 
 
 def test_many_threads_meet_in_few_batches(base: BaseModel, make_order: MakeOrder) -> None:
-    engine = Engine(base, EngineSettings(gather_s=0.05))
+    engine = Engine(base, EngineSettings())
     orders = [make_order(request, 2, index) for index, request in enumerate(MIXED)]
     results: dict[int, Generation] = {}
 
@@ -210,7 +199,7 @@ def test_an_image_is_encoded_once(engine: Engine, make_order: MakeOrder) -> None
 
 
 def test_who_stays_is_not_disturbed_by_who_leaves(base: BaseModel, make_order: MakeOrder) -> None:
-    engine = Engine(base, EngineSettings(gather_s=0.3))
+    engine = Engine(base, EngineSettings())
     leaving, staying = Caller(patience=3), Caller()
     lost = make_order(ask(Skill.QUERY, "lost", max_tokens=60, temperature=2.0), 5)
     kept = make_order(ask(Skill.QUERY, "kept", max_tokens=60, temperature=2.0), 3)
@@ -228,4 +217,4 @@ def test_who_stays_is_not_disturbed_by_who_leaves(base: BaseModel, make_order: M
         thread.start()
     for thread in threads:
         thread.join()
-    assert_same(results[0], Engine(base, EngineSettings(gather_s=0.0)).generate(Caller(), kept))
+    assert_same(results[0], Engine(base, EngineSettings()).generate(Caller(), kept))
