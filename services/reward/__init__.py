@@ -1,1 +1,4 @@
-"""The reward service: a catalogue of verifiable rewards, composites of them, and dry runs. No torch, no state."""
+"""The reward service: a catalogue of verifiable rewards, composites of them, dry runs, and rewards that users bring.
+
+User code runs in the sandbox only. No torch.
+"""

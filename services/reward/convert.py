@@ -3,16 +3,19 @@
 from collections.abc import Sequence
 
 from moontune.api.reward.v1 import report_pb2, reward_pb2, reward_service_pb2
-from moontune.errors import InvalidField, NotImplementedYet
+from moontune.errors import InvalidField
 from moontune.values.reward import RewardSample, RewardSpec
+from moontune.values.reward_definition import RewardDefinition
 from moontune.values.reward_report import SampleGroup
-from moontune.wire.checks import each
+from moontune.wire.checks import each, required
 from moontune.wire.reward import reward_sample_from_proto, reward_spec_from_proto
+from moontune.wire.reward_definition import reward_definition_from_proto
 from moontune.wire.reward_report import sample_group_from_proto
 
 MAX_SAMPLES = 4096
 MAX_GROUPS = 1024
 MAX_PAGE = 1000
+MAX_REQUEST_ID = 128
 
 
 def spec_from(message: reward_service_pb2.ScoreRequest | reward_service_pb2.ScoreStreamRequest) -> RewardSpec | None:
@@ -27,15 +30,23 @@ def samples_from(messages: Sequence[reward_pb2.RewardSample]) -> tuple[RewardSam
     return each("samples", messages, reward_sample_from_proto)
 
 
-def candidate_from(message: reward_service_pb2.ValidateRewardRequest) -> RewardSpec | None:
+def candidate_from(message: reward_service_pb2.ValidateRewardRequest) -> RewardSpec | RewardDefinition | None:
     """What a dry run shall try; None for an empty spec (the defaults)."""
     match message.WhichOneof("candidate"):
         case "reward":
             return reward_spec_from_proto(message.reward) if message.reward.components else None
         case "definition":
-            raise NotImplementedYet("user rewards are not run by this build; try a composite of ListRewards")
+            return reward_definition_from_proto(message.definition)
         case None:
             raise InvalidField.of("candidate", None, "reward or definition")
+
+
+def registration_from(message: reward_service_pb2.RegisterRewardRequest) -> tuple[str, RewardDefinition]:
+    """The request id, 1..128 characters, and the definition."""
+    if not 1 <= len(message.request_id) <= MAX_REQUEST_ID:
+        raise InvalidField.of("request_id", message.request_id, f"1 to {MAX_REQUEST_ID} characters")
+    required(message.HasField("definition"), "definition", "a reward")
+    return message.request_id, reward_definition_from_proto(message.definition)
 
 
 def groups_from(messages: Sequence[report_pb2.SampleGroup]) -> tuple[SampleGroup, ...]:

@@ -12,36 +12,40 @@ from typing import Any
 
 from moontune.api.reward.v1 import reward_pb2, reward_service_pb2_grpc
 from moontune.api.reward.v1 import reward_service_pb2 as pb
-from moontune.errors import Draining, InvalidField, MoontuneError, NotImplementedYet
+from moontune.auth.context import current_principal
+from moontune.errors import Draining, InvalidField, MoontuneError
 from moontune.serving.chassis import Chassis
 from moontune.telemetry import names
 from moontune.telemetry.metrics import ServiceMetrics
-from moontune.values.reward import RewardSpec
-from moontune.values.sandbox import SandboxLayer, SandboxStatus
+from moontune.values.reward import RewardComponent, RewardSpec
+from moontune.values.reward_definition import RewardDefinition
 from moontune.wire.item_error import item_error_to_proto
 from moontune.wire.reward import reward_info_to_proto, reward_result_to_proto
 from moontune.wire.reward_report import reward_report_to_proto
 from moontune.wire.sandbox import sandbox_status_to_proto
 from services.reward.catalogue import CATALOGUE
 from services.reward.config import RewardSettings
-from services.reward.convert import candidate_from, groups_from, page_from, samples_from, spec_from
+from services.reward.convert import candidate_from, groups_from, page_from, registration_from, samples_from, spec_from
 from services.reward.dry_run import dry_run
 from services.reward.grader import grade_all
+from services.reward.user_rewards import UserRewards
 
 MAX_TAG = 128
 
 
 async def build(chassis: Chassis, settings: RewardSettings) -> None:
     """Register the service on the chassis."""
-    servicer = RewardServicer(settings, chassis.metrics, chassis.draining)
+    user_rewards = await UserRewards.open(settings, chassis.metrics)
+    chassis.on_stop(user_rewards.close)
+    servicer = RewardServicer(user_rewards, chassis.metrics, chassis.draining)
     chassis.add(reward_service_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
 
 
 class RewardServicer(reward_service_pb2_grpc.RewardServiceServicer):
-    """Built-in rewards and composites of them. User rewards answer NOT_IMPLEMENTED_YET."""
+    """Built-in rewards, those that users bring, and composites of them."""
 
-    def __init__(self, settings: RewardSettings, metrics: ServiceMetrics, draining: asyncio.Event) -> None:
-        self._settings = settings
+    def __init__(self, user_rewards: UserRewards, metrics: ServiceMetrics, draining: asyncio.Event) -> None:
+        self._user_rewards = user_rewards
         self._metrics = metrics
         self._draining = draining
 
@@ -66,38 +70,47 @@ class RewardServicer(reward_service_pb2_grpc.RewardServiceServicer):
             yield pb.ScoreStreamResponse(tag=request.tag, results=pb.RewardResultList(results=results))
 
     async def ListRewards(self, request: pb.ListRewardsRequest, context: Any) -> pb.ListRewardsResponse:  # noqa: N802
-        """List the catalogue by name."""
-        by_name = sorted(CATALOGUE)
-        page, token = page_from(request, by_name)
-        rewards = [reward_info_to_proto(CATALOGUE[name].info()) for name in by_name[page]]
-        return pb.ListRewardsResponse(rewards=rewards, next_page_token=token)
+        """List the built-ins by name, then what operators and users brought."""
+        built_in = [CATALOGUE[name].info() for name in sorted(CATALOGUE)]
+        every = [*built_in, *await self._user_rewards.listed(current_principal().organisation)]
+        page, token = page_from(request, [info.name for info in every])
+        return pb.ListRewardsResponse(
+            rewards=[reward_info_to_proto(info) for info in every[page]], next_page_token=token
+        )
 
     async def ValidateReward(  # noqa: N802
         self, request: pb.ValidateRewardRequest, context: Any
     ) -> pb.ValidateRewardResponse:
         """Dry run on the caller's samples."""
-        spec, groups = await asyncio.to_thread(lambda: (candidate_from(request), groups_from(request.groups)))
-        report = await dry_run(spec, groups)
+        candidate, groups = await asyncio.to_thread(lambda: (candidate_from(request), groups_from(request.groups)))
+        organisation = current_principal().organisation
+        if isinstance(candidate, RewardDefinition):
+            lookup = await self._user_rewards.trial(organisation, candidate)
+            candidate = RewardSpec((RewardComponent(candidate.name),))
+        else:
+            lookup = await self._user_rewards.lookup(organisation, candidate, again_every=1)
+        report = await dry_run(candidate, groups, lookup)
         return pb.ValidateRewardResponse(report=reward_report_to_proto(report))
 
     async def RegisterReward(  # noqa: N802
         self, request: pb.RegisterRewardRequest, context: Any
     ) -> pb.RegisterRewardResponse:
-        """Not in this build."""
-        raise NotImplementedYet("user rewards cannot be registered in this build; built-ins and composites can be used")
+        """Keep a reward of the organisation's own."""
+        request_id, definition = registration_from(request)
+        kept = await self._user_rewards.register(current_principal().organisation, request_id, definition)
+        return pb.RegisterRewardResponse(reward=reward_info_to_proto(kept.info), version=kept.version)
 
     async def GetSandboxStatus(  # noqa: N802
         self, request: pb.GetSandboxStatusRequest, context: Any
     ) -> pb.GetSandboxStatusResponse:
-        """The truth: this build has no sandbox, so it runs no user code."""
-        layer = SandboxLayer("sandbox", required=True, active=False, detail="this build has no sandbox")
-        status = SandboxStatus(self._settings.sandbox, user_code_allowed=False, layers=(layer,))
-        return pb.GetSandboxStatusResponse(status=sandbox_status_to_proto(status))
+        """Whether user code runs here, and what holds it."""
+        return pb.GetSandboxStatusResponse(status=sandbox_status_to_proto(await self._user_rewards.sandbox_status()))
 
     async def _grade(self, request: pb.ScoreRequest | pb.ScoreStreamRequest) -> list[reward_pb2.RewardResult]:
         spec, samples = await asyncio.to_thread(lambda: (spec_from(request), samples_from(request.samples)))
+        lookup = await self._user_rewards.lookup(current_principal().organisation, spec)
         started = time.perf_counter()
-        results = await grade_all(spec, samples)
+        results = await grade_all(spec, samples, lookup)
         seconds = (time.perf_counter() - started) / len(samples)
         self._metrics.histogram(names.SCORE_SECONDS, reward=_label(spec)).observe(seconds)
         for status, count in Counter(result.status for result in results).items():
@@ -108,4 +121,7 @@ class RewardServicer(reward_service_pb2_grpc.RewardServiceServicer):
 def _label(spec: RewardSpec | None) -> str:
     if spec is None:
         return "default"
-    return spec.components[0].name if len(spec.components) == 1 else "composite"
+    name = spec.components[0].name
+    if name not in CATALOGUE:
+        return "user"
+    return name if len(spec.components) == 1 else "composite"

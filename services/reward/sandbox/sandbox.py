@@ -54,7 +54,7 @@ class Sandbox:
 
     async def grade(self, organisation: str, code: UserCode, samples: Sequence[bytes]) -> list[Verdict]:
         """Grade JSON texts; one verdict each, in order. Raises SandboxMissing where the code may not run here."""
-        await self._require(code.language)
+        await self.require(code.language)
         starts = range(0, len(samples), BATCH)
         batches = [self._grade(organisation, code, samples[start : start + BATCH]) for start in starts]
         async with asyncio.TaskGroup() as group:
@@ -105,7 +105,8 @@ class Sandbox:
         self._metrics.counter(names.SANDBOX_STARTS, language=language).inc()
         return await Jail.start(language, self._profile, self._limits)
 
-    async def _require(self, language: CodeLanguage) -> None:
+    async def require(self, language: CodeLanguage) -> None:
+        """Raise SandboxMissing, naming the layer, unless code in this language may run here."""
         status = await self.status()
         if not status.user_code_allowed:
             missing = [layer for layer in status.layers if layer.required and not layer.active]

@@ -7,7 +7,7 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
-from moontune.api.reward.v1 import reward_pb2, reward_service_pb2_grpc, sandbox_pb2
+from moontune.api.reward.v1 import reward_pb2, reward_service_pb2_grpc
 from moontune.api.reward.v1 import reward_service_pb2 as pb
 from moontune.serving.server import ServiceApp, opened
 from moontune.telemetry.metrics import ServiceMetrics
@@ -23,6 +23,7 @@ from moontune.wire.reward import reward_sample_to_proto, reward_spec_to_proto
 from moontune.wire.reward_report import reward_report_from_proto, sample_group_to_proto
 from services.reward.config import RewardSettings
 from services.reward.servicer import RewardServicer, build
+from services.reward.user_rewards import UserRewards
 
 BOX = Box(0.0, 0.0, 0.5, 0.5)
 REQUEST = SkillRequest(Skill.DETECT, Image("0" * 64), object="thing")
@@ -94,7 +95,8 @@ async def test_the_stream_goes_on_after_a_refused_batch(stub):
 async def test_a_large_batch_leaves_the_event_loop_free():
     boxes = [Box(0.0, 0.01 * index, 0.5, 0.01 * index + 0.2) for index in range(40)]
     batch = pb.ScoreRequest(samples=[detect(*boxes, truth=boxes)] * 2000)
-    servicer = RewardServicer(RewardSettings(port=0), ServiceMetrics(), asyncio.Event())
+    user_rewards = await UserRewards.open(RewardSettings(port=0), ServiceMetrics())
+    servicer = RewardServicer(user_rewards, ServiceMetrics(), asyncio.Event())
     turns, scoring = 0, asyncio.create_task(servicer.Score(batch, None))
     while not scoring.done():
         await asyncio.sleep(0.001)
@@ -102,6 +104,7 @@ async def test_a_large_batch_leaves_the_event_loop_free():
     assert len(scoring.result().results) == 2000
     # Scored on the loop itself, the batch would let it turn once or twice, however fast or slow the machine is.
     assert turns > 8, turns
+    await user_rewards.close()
 
 
 async def test_the_catalogue_in_pages(stub):
@@ -124,13 +127,3 @@ async def test_a_dry_run(stub):
     report = reward_report_from_proto((await stub.ValidateReward(message)).report)
     assert (report.mean, report.std, report.dead_group_share, report.parse_rate) == (0.5, 0.5, 0.0, 1.0)
     assert len(report.examples) == 2
-
-
-async def test_what_belongs_to_later_says_so(stub):
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await stub.RegisterReward(pb.RegisterRewardRequest(request_id="1"))
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    status = (await stub.GetSandboxStatus(pb.GetSandboxStatusRequest())).status
-    assert not status.user_code_allowed
-    assert status.profile == sandbox_pb2.SANDBOX_PROFILE_POD
-    assert [layer.active for layer in status.layers] == [False]
