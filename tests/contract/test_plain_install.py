@@ -10,21 +10,12 @@ import pytest
 from tools.generate_protos import ROOT
 
 MODULES = {
-    "alembic": "alembic",
-    "fastapi": "fastapi",
+    "google-re2": "re2",
     "grpcio-health-checking": "grpc_health",
     "grpcio-reflection": "grpc_reflection",
-    "jinja2": "jinja2",
-    "python-multipart": "python_multipart",
-    "scipy": "scipy",
-    "uvicorn": "uvicorn",
-    "huggingface_hub": "huggingface_hub",
-    "peft": "peft",
-    "safetensors": "safetensors",
-    "tokenizers": "tokenizers",
-    "torch": "torch",
+    "quickjs-ng": "quickjs",
 }
-"""The module of each distribution that an extra brings."""
+"""The module of each distribution that an extra brings, where it is not the distribution's name."""
 
 BLOCK = """
 import sys
@@ -40,7 +31,8 @@ sys.meta_path.insert(0, Absent())
 
 def absent() -> set[str]:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    return {MODULES[requirement.partition(">")[0]] for extra in ("serve", "torch") for requirement in extras[extra]}
+    names = {requirement.partition(">")[0] for extra in ("serve", "torch") for requirement in extras[extra]}
+    return {MODULES.get(name, name.replace("-", "_")) for name in names}
 
 
 def run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
