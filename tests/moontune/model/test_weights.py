@@ -239,10 +239,10 @@ print(json.dumps({"weights": weights, "peak": (kib("VmHWM") - before["VmHWM"]) *
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_are_in_memory_once(tmp_path: Path, dtype: str) -> None:
     """fp32 as stored: mapped, no copy at all. bf16: one converted copy of the body, its file mapped beside it."""
-    config = replace(CONFIG, text=replace(CONFIG.text, dim=768, heads=12, kv_heads=12, ff_dim=8192, layers=8))
+    config = replace(CONFIG, text=replace(CONFIG.text, dim=768, heads=12, kv_heads=12, ff_dim=8192, layers=4))
     large, small = write_tiny_base(tmp_path / "large", config=config), write_tiny_base(tmp_path / "small")
     stored = (large / "model.safetensors").stat().st_size
-    assert stored > 300e6
+    assert stored > 200e6
     ran = subprocess.run(
         [sys.executable, "-c", MEASURE, str(large), dtype, str(small)],
         capture_output=True,
@@ -253,6 +253,5 @@ def test_weights_are_in_memory_once(tmp_path: Path, dtype: str) -> None:
     assert ran.returncode == 0, ran.stderr
     found = json.loads(ran.stdout)
     copies = 0.0 if dtype == "float32" else found["weights"]
-    print(found)
     assert found["anonymous"] <= copies + 0.1 * stored
     assert found["peak"] <= stored + copies + 0.1 * stored
