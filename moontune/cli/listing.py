@@ -1,4 +1,4 @@
-"""`moontune finetunes list`, `moontune rewards list`, `moontune models list`."""
+"""`moontune finetunes list`, `moontune models list`."""
 
 import asyncio
 import json as jsonlib
@@ -13,13 +13,11 @@ from rich.table import Table
 from moontune.cli.failure import plain_errors
 from moontune.cli.server import DEFAULT_SERVER, CaOption, JsonOption, KeyOption, ServerOption, address, credentials
 from moontune.clients.inference import InferenceClient
-from moontune.clients.reward import RewardClient
 from moontune.clients.trainer import TrainerClient
 
 T = TypeVar("T")
 
 finetunes = typer.Typer(help="Finetunes on a server.", no_args_is_help=True)
-rewards = typer.Typer(help="Rewards that a job may name.", no_args_is_help=True)
 models = typer.Typer(help="Models that can be asked.", no_args_is_help=True)
 
 
@@ -38,21 +36,6 @@ def list_finetunes(
             ]
 
     _show(_run(ask()), json=json, empty="no finetunes yet")
-
-
-@rewards.command("list")
-@plain_errors
-def list_rewards(
-    server: ServerOption = DEFAULT_SERVER, key: KeyOption = "", ca: CaOption = None, json: JsonOption = False
-) -> None:
-    """List the rewards and what they score."""
-
-    async def ask() -> list[dict[str, object]]:
-        async with RewardClient(address(server, "reward"), credentials(key, ca)) as client:
-            page = await client.list_rewards()
-            return [{"name": r.name, "skills": ",".join(r.skills), "description": r.description} for r in page.items]
-
-    _show(_run(ask()), json=json, empty="no rewards")
 
 
 @models.command("list")

@@ -2,7 +2,7 @@
 
 import typer
 
-from moontune.cli import jobs, keys, listing
+from moontune.cli import jobs, keys, listing, rewards
 from moontune.cli.health import health
 from moontune.cli.train import train
 from moontune.cli.up import up
@@ -28,5 +28,5 @@ app.command()(health)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(listing.finetunes, name="finetunes")
-app.add_typer(listing.rewards, name="rewards")
+app.add_typer(rewards.app, name="rewards")
 app.add_typer(listing.models, name="models")

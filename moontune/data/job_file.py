@@ -25,6 +25,7 @@ import yaml
 from moontune.data.problems import Problems
 from moontune.errors import InvalidField
 from moontune.values.job import DatasetSource, JobConfig
+from moontune.values.reward import RewardComponent, RewardSpec
 from moontune.values.sampling import rollout_defaults
 from moontune.values.skill import Skill
 
@@ -33,6 +34,14 @@ MAX_FILE_BYTES = 1024 * 1024
 
 def read_job_file(file: Path) -> JobConfig:
     """The config in a .json, .yaml or .yml file, checked whole; relative data set paths are from its folder."""
+    config = config_from_document(_parsed(file), file.name)
+    config.validate()
+    return dataclasses.replace(
+        config, train=_anchored(config.train, file.parent), held_out=_anchored(config.held_out, file.parent)
+    )
+
+
+def _parsed(file: Path) -> object:
     if not file.is_file():
         raise InvalidField.of("config", str(file), "a .json, .yaml or .yml file that exists")
     if file.suffix not in (".json", ".yaml", ".yml"):
@@ -41,14 +50,28 @@ def read_job_file(file: Path) -> JobConfig:
         raise InvalidField.of("config", f"{file.stat().st_size} bytes", f"at most {MAX_FILE_BYTES} bytes")
     try:
         text = file.read_text(encoding="utf-8")
-        document: object = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        return json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InvalidField.of("config", file.name, f"a file that parses ({error})") from error
-    config = config_from_document(document, file.name)
-    config.validate()
-    return dataclasses.replace(
-        config, train=_anchored(config.train, file.parent), held_out=_anchored(config.held_out, file.parent)
-    )
+
+
+def read_reward_file(file: Path) -> RewardSpec:
+    """The composite in a .json, .yaml or .yml file: `{components: [...]}`, or a job's config, whose reward it is."""
+    document = _parsed(file)
+    whole = cast("dict[str, object]", document) if isinstance(document, dict) else {}
+    if "reward" in whole:
+        document = cast("dict[str, object]", _with_shorthand({"reward": whole["reward"]}))["reward"]
+    problems = Problems(file.name)
+    spec = _read(RewardSpec, cast("object", document), "", problems)
+    problems.raise_if_any()
+    return cast("RewardSpec", spec)
+
+
+def reward_to_document(spec: RewardSpec) -> dict[str, object]:
+    """The plain form of a composite, defaults left out; `read_reward_file` reads it back."""
+    plain = dataclasses.asdict(RewardComponent(""))
+    components = [dataclasses.asdict(component) for component in spec.components]
+    return {"components": [{k: v for k, v in component.items() if v != plain[k]} for component in components]}
 
 
 def config_from_document(document: object, name: str = "config") -> JobConfig:

@@ -12,7 +12,7 @@ from cachetools import LRUCache
 from moontune.clients.credentials import Credentials, Tls
 from moontune.clients.inference import InferenceClient
 from moontune.clients.reward_plugin import RewardPluginClient
-from moontune.errors import InvalidField
+from moontune.errors import InvalidField, RewardNotFound
 from moontune.serving.database import open_database
 from moontune.telemetry.metrics import ServiceMetrics
 from moontune.values.reward import RewardInfo, RewardSpec
@@ -89,7 +89,10 @@ class UserRewards:
             if name in self._plugins:
                 found[name] = self._plugins[name]
                 continue
-            registered = await asyncio.to_thread(self._registered.find, organisation, name)
+            try:
+                registered = await asyncio.to_thread(self._registered.find, organisation, name)
+            except RewardNotFound:
+                continue  # told by the composite, which knows the component
             found[name] = await self._reward(organisation, registered, again_every)
         return _finder(found)
 

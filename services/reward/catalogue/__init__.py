@@ -43,7 +43,7 @@ CATALOGUE: Mapping[str, AnyEntry] = {entry.name: entry for entry in _ENTRIES}
 def entry_named(name: str) -> AnyEntry:
     """The entry, or RewardNotFound that lists the names."""
     if name not in CATALOGUE:
-        raise RewardNotFound(f"no reward is named {name[:80]!r}; there are: {', '.join(CATALOGUE)}")
+        raise RewardNotFound(f"no reward is named {name[:80]!r} here; built in are: {', '.join(CATALOGUE)}")
     return CATALOGUE[name]
 
 

@@ -155,7 +155,7 @@ def test_a_wrong_spec_names_field_value_and_range(components, message):
 
 
 def test_unknown_rewards_and_samples_of_another_kind_are_the_callers_mistake():
-    with pytest.raises(RewardNotFound, match="'map'; there are: iou"):
+    with pytest.raises(RewardNotFound, match="'map' here; built in are: iou"):
         entry_named("map")
     with pytest.raises(RewardNotFound, match=r"reward.components\[0\].name is 'map'; no reward is named") as caught:
         graded([RewardComponent("map")], detect([], []))
