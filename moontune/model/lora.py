@@ -1,7 +1,8 @@
 """LoRA adapters on a base, through peft: how they start, which one acts, and their files.
 
 The base's own parameters are never trained and never changed. An adapter of kind lora+region brings its own copy of
-the region head's tensors, which stands in for the base's while the adapter acts.
+the region head's tensors, one of kind full its own copy of every tensor that it trains; they stand in for the base's
+while the adapter acts.
 """
 
 from collections.abc import Generator as Yields
@@ -16,7 +17,9 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from torch import nn
 
+from moontune.errors import CheckpointCorrupt
 from moontune.model.adapter_tensors import AdapterTensors, check_settings, started
+from moontune.model.full_weights import full_targets, is_full, load_full, trained_whole, write_full
 from moontune.model.lora_layers import REGION, one_expression, target_layers
 from moontune.model.lora_modules import CUSTOM_MODULES
 from moontune.model.moondream import Moondream
@@ -42,8 +45,9 @@ class Adapters:
         self._settings: dict[str, LoraSettings] = {}
         self._active: str | None = None
         self._wrapped: list[tuple[str, Any]] = []
-        self._region = {f"{REGION}.{name}": slot for name, slot in _slots(module.region)}
+        self._slots = dict(_slots(module))
         self._full: dict[str, dict[str, nn.Parameter]] = {}
+        self._kinds: dict[str, FinetuneKind] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,27 +64,36 @@ class Adapters:
         return self._settings[name]
 
     def kind(self, name: str) -> FinetuneKind:
-        """Whether an attached adapter has a region head of its own."""
-        return FinetuneKind.LORA_REGION if self._full[name] else FinetuneKind.LORA
+        """Which tensors of its own an attached adapter has."""
+        return self._kinds[name]
 
     def attach(self, name: str, lora: LoraSettings, kind: FinetuneKind = FinetuneKind.LORA) -> None:
         """Add a fresh adapter, not acting yet: A drawn from `lora.seed`, B zero, so it changes nothing until trained.
+
+        Of kind full it is a copy of the base's tensors in fp32; only whether vision is a target matters of `lora`.
 
         Raises InvalidField for settings that no adapter of this base can have.
         """
         if name in self._settings:
             raise ValueError(f"adapter {name!r} is attached already")
+        if kind is not FinetuneKind.FULL:
+            self._inject(name, lora)
+        self._settings[name], self._kinds[name] = lora, kind
+        self._full[name] = {
+            path: nn.Parameter(slot.base.detach().to(torch.promote_types(slot.base.dtype, torch.float32), copy=True))
+            for path, slot in self._slots.items()
+            if _is_own(path, lora, kind)
+        }
+        _start(self._deltas(name), lora.seed)
+        self._apply()
+
+    def _inject(self, name: str, lora: LoraSettings) -> None:
         check_settings(lora, self._module.config, "lora")
         inject_adapter_in_model(self._peft_config(lora), self._module, adapter_name=name)
         # peft leaves its own book-keeping on the tree and would warn of it at the next adapter; ours is _settings.
         delattr(self._module, "peft_config")
         modules = cast("Iterable[tuple[str, Any]]", self._module.named_modules())
         self._wrapped = [(path, layer) for path, layer in modules if isinstance(layer, LoraLayer)]
-        self._settings[name] = lora
-        own = self._region if kind is FinetuneKind.LORA_REGION else {}
-        self._full[name] = {path: nn.Parameter(slot.base.detach().clone()) for path, slot in own.items()}
-        _start(self._deltas(name), lora.seed)
-        self._apply()
 
     def attach_tensors(self, name: str, adapter: AdapterTensors) -> None:
         """Add an adapter with these weights, not acting yet; InvalidField, listing all, where they do not fit."""
@@ -95,7 +108,7 @@ class Adapters:
         """Take an adapter off and free its memory; the bare base acts if it did."""
         if self._active == name:
             self._active = None
-        del self._settings[name], self._full[name]
+        del self._settings[name], self._full[name], self._kinds[name]
         self._apply()
         for _, layer in self._named_layers(name):
             layer.delete_adapter(name)
@@ -128,18 +141,33 @@ class Adapters:
         return from_state(state, self._settings[name], self._module.config)
 
     def save(self, name: str, folder: Path, base_name: str = "") -> None:
-        """Write the PEFT directory (two files)."""
+        """Write the two files: a PEFT directory, or whole tensors for kind full."""
+        if self._kinds[name] is FinetuneKind.FULL:
+            write_full(self._full[name], self._settings[name], folder, base_name or self._module.config.name)
+            return
         write_adapter(self.tensors(name), folder, self._module.config, base_name)
 
     def load(self, name: str, folder: Path) -> LoraSettings:
-        """Attach the adapter of a PEFT directory; returns its form.
+        """Attach the adapter of a PEFT directory, or a full finetune's tensors; returns its form.
 
         Raises InvalidField with every tensor that is missing, unknown, misshapen or not finite, or CheckpointCorrupt;
         nothing is attached then.
         """
+        if is_full(folder):
+            return self._load_full(name, folder)
         adapter = read_adapter(folder, self._module.config)
         self.attach_tensors(name, adapter)
         return adapter.lora
+
+    def _load_full(self, name: str, folder: Path) -> LoraSettings:
+        lora = LoraSettings(targets=full_targets(folder))
+        self.attach(name, lora, FinetuneKind.FULL)
+        try:
+            load_full(folder, self._full[name])
+        except CheckpointCorrupt:
+            self.remove(name)
+            raise
+        return lora
 
     def _apply(self) -> None:
         for _, layer in self._named_layers(None):
@@ -147,7 +175,7 @@ class Adapters:
             layer.set_adapter([self._active] if mine and self._active is not None else [])
             layer.enable_adapters(mine)
         own = self._full[self._active] if self._active is not None else {}
-        for path, slot in self._region.items():
+        for path, slot in self._slots.items():
             setattr(slot.owner, slot.leaf, own.get(path, slot.base))
         # Whatever acts, the base never learns; an adapter at rest keeps its gradients off as well.
         for name in self._settings:
@@ -182,10 +210,17 @@ class Adapters:
         return config
 
 
-def _slots(region: nn.Module) -> Iterable[tuple[str, _Slot]]:
-    for name, parameter in region.named_parameters():
+def _slots(module: nn.Module) -> Iterable[tuple[str, _Slot]]:
+    for name, parameter in module.named_parameters():
         owner, _, leaf = name.rpartition(".")
-        yield name, _Slot(region.get_submodule(owner), leaf, parameter)
+        yield name, _Slot(module.get_submodule(owner), leaf, parameter)
+
+
+def _is_own(name: str, lora: LoraSettings, kind: FinetuneKind) -> bool:
+    """Whether an adapter of this kind has its own copy of this parameter."""
+    if kind is FinetuneKind.FULL:
+        return trained_whole(name, lora)
+    return kind is FinetuneKind.LORA_REGION and name.startswith(f"{REGION}.")
 
 
 def _start(deltas: Mapping[str, nn.Parameter], seed: int) -> None:

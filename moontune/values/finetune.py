@@ -12,7 +12,10 @@ MAX_CLIENT_STATE_BYTES = 64 * 1024
 
 
 class FinetuneKind(StrEnum):
-    """lora: deltas only. lora+region: full region-head tensors beside LoRA. full: every parameter."""
+    """lora: deltas only. lora+region: full region-head tensors beside LoRA.
+
+    full: every parameter of text and region, and of vision where it is among the targets; rank and alpha mean nothing.
+    """
 
     LORA = "lora"
     LORA_REGION = "lora+region"

@@ -16,7 +16,7 @@ from PIL import Image as PilImage
 from PIL import ImageDraw
 
 from moontune.model.base_model import BaseModel
-from moontune.values.finetune import Finetune, LoraSettings, LoraTarget
+from moontune.values.finetune import Finetune, FinetuneKind, LoraSettings, LoraTarget
 from moontune.values.geometry import Box, Point
 from moontune.values.ground_truth import GroundTruth
 from moontune.values.image import Image
@@ -119,14 +119,21 @@ def line_of(step: int) -> Line:
 class Bench:
     """A learner called directly, with a finetune that it keeps track of as the front does."""
 
-    def __init__(self, base: BaseModel, folder: Path, lora: LoraSettings | None = None, micro: int = 4096) -> None:
+    def __init__(
+        self,
+        base: BaseModel,
+        folder: Path,
+        lora: LoraSettings | None = None,
+        micro: int = 4096,
+        kind: FinetuneKind = FinetuneKind.LORA,
+        name: str = "01HZZZZZZZZZZZZZZZZZZZZZZZ",
+        learner: Learner | None = None,
+    ) -> None:
         self.base, self.folder = base, folder
         self.options = LearnerOptions(micro_tokens=micro)
-        self.learner = self.new_learner()
+        self.learner = learner or self.new_learner()
         self.count = 0
-        finetune = Finetune(
-            "01HZZZZZZZZZZZZZZZZZZZZZZZ", "f", "local", base.name, base.digest, lora or LoraSettings(4), 0, "", NOW, NOW
-        )
+        finetune = Finetune(name, "f", "local", base.name, base.digest, lora or LoraSettings(4), 0, "", NOW, NOW, kind)
         self.step_folder = folder / "step-0"
         written = self.learner.create(Calling(), CreateOrder(finetune, str(self.step_folder)))
         self.finetune = replace(finetune, adapter_digest=written.adapter_digest)

@@ -33,7 +33,9 @@ class _FinetuneKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Finetune
     FINETUNE_KIND_LORA_REGION: _FinetuneKind.ValueType  # 2
     """Low-rank deltas and full tensors of the region head."""
     FINETUNE_KIND_FULL: _FinetuneKind.ValueType  # 3
-    """Every parameter; served only by a worker started on it."""
+    """Every parameter of text and region, and of vision where it is a target; rank and alpha mean nothing. Served only by a
+    worker started on it.
+    """
 
 class FinetuneKind(_FinetuneKind, metaclass=_FinetuneKindEnumTypeWrapper):
     """What a finetune changes of its base."""
@@ -45,7 +47,9 @@ FINETUNE_KIND_LORA: FinetuneKind.ValueType  # 1
 FINETUNE_KIND_LORA_REGION: FinetuneKind.ValueType  # 2
 """Low-rank deltas and full tensors of the region head."""
 FINETUNE_KIND_FULL: FinetuneKind.ValueType  # 3
-"""Every parameter; served only by a worker started on it."""
+"""Every parameter of text and region, and of vision where it is a target; rank and alpha mean nothing. Served only by a
+worker started on it.
+"""
 Global___FinetuneKind: _TypeAlias = FinetuneKind  # noqa: Y015
 
 class _LoraTarget:
