@@ -127,8 +127,10 @@ def _file_config(lora: LoraSettings, kind: FinetuneKind, config: MoondreamConfig
         lora_alpha=cast("int", _plain(lora.scale * lora.rank)),
         target_modules=one_expression(name for name in layers if name not in experts) or None,
         target_parameters=[f"{name}.weight" for name in experts] or None,
-        rank_pattern={name: layers[name].rank(lora.rank) for name in experts},
-        alpha_pattern={name: cast("int", _plain(lora.scale * layers[name].rank(lora.rank))) for name in experts},
+        rank_pattern={f"{name}.weight": layers[name].rank(lora.rank) for name in experts},
+        alpha_pattern={
+            f"{name}.weight": cast("int", _plain(lora.scale * layers[name].rank(lora.rank))) for name in experts
+        },
         modules_to_save=[REGION] if kind is FinetuneKind.LORA_REGION else None,
         lora_dropout=0.0,
         bias="none",
