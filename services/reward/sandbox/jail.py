@@ -37,6 +37,11 @@ class Jail:
         self._limits = limits
         self.layers: Mapping[str, str] = {}
 
+    @property
+    def pid(self) -> int:
+        """Of the child: the zygote, or bubblewrap around it."""
+        return self._process.pid
+
     @classmethod
     async def start(cls, language: CodeLanguage, profile: SandboxProfile, limits: SandboxLimits) -> "Jail":
         """Spawn one and wait until its walls are up. Raises JailBroken, and what `jail_setup` raises."""

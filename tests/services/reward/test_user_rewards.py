@@ -191,15 +191,18 @@ async def test_organisations_do_not_see_each_others():
         credentials = Credentials(internal_token="t" * 32, organisation=organisation)
         return RewardClient(f"127.0.0.1:{chassis.port}", credentials)
 
-    async with opened([ServiceApp("reward", settings, start)]) as [chassis]:
-        async with client_of(chassis, "ours") as ours, client_of(chassis, "theirs") as theirs:
-            await ours.register(code(), request_id="1")
-            with pytest.raises(RewardNotFound):
-                await theirs.score(spec("mine"), answers("red"))
-            assert all(info.name != "mine" for info in (await theirs.list_rewards()).items)
-            await theirs.register(code("def score(sample): return 0.5"), request_id="1")
-            assert [result.reward for result in await ours.score(spec("mine"), answers("red"))] == [1.0]
-            assert [result.reward for result in await theirs.score(spec("mine"), answers("red"))] == [0.5]
+    async with (
+        opened([ServiceApp("reward", settings, start)]) as [chassis],
+        client_of(chassis, "ours") as ours,
+        client_of(chassis, "theirs") as theirs,
+    ):
+        await ours.register(code(), request_id="1")
+        with pytest.raises(RewardNotFound):
+            await theirs.score(spec("mine"), answers("red"))
+        assert all(info.name != "mine" for info in (await theirs.list_rewards()).items)
+        await theirs.register(code("def score(sample): return 0.5"), request_id="1")
+        assert [result.reward for result in await ours.score(spec("mine"), answers("red"))] == [1.0]
+        assert [result.reward for result in await theirs.score(spec("mine"), answers("red"))] == [0.5]
 
 
 async def test_a_missing_layer_refuses_code_and_names_the_layer(service, client, monkeypatch):
