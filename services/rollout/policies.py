@@ -13,6 +13,9 @@ from moontune.values.adapter import AdapterManifest
 from moontune.values.finetune import Finetune
 from moontune.values.model_ref import PolicyVersion
 
+MOST_LENT = 65536
+"""Pairs of organisation and adapter remembered; adapters in use are noted again at their next request."""
+
 
 class AdapterSource(Protocol):
     """The part of the trainer's client that is needed; calls carry the caller's organisation."""
@@ -43,6 +46,11 @@ class Policies:
     ) -> None:
         """aliases: names that mean the process's base beside its own."""
         self._source, self._folders, self._worker, self._aliases = source, folders, worker, aliases
+        self._lent: set[tuple[str, str]] = set()
+
+    def lent_to(self, organisation: str, adapter_digest: str) -> bool:
+        """Whether this process has generated with these weights for this organisation: nobody is shown another's."""
+        return (organisation, adapter_digest) in self._lent
 
     @asynccontextmanager
     async def lend(
@@ -74,6 +82,9 @@ class Policies:
         # the name is good only beside that. The organisation is in it, as what one caller may see is nobody else's.
         version = f"{organisation}/{finetune_id}@{step} of {now.step} {now.adapter_digest}"
         async with self._folders.lend(version, fetch) as adapter:
+            if len(self._lent) >= MOST_LENT:
+                self._lent.clear()
+            self._lent.add((organisation, adapter.digest))
             yield PolicyVersion(facts["name"], facts["digest"], finetune_id, step, adapter.digest), adapter
 
 

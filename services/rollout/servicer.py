@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from typing import Any
 
 from moontune.api.common.v1 import rollout_pb2
@@ -46,7 +47,7 @@ async def build(chassis: Chassis, settings: RolloutSettings) -> None:
     policies = Policies(trainer, folders, chassis.worker, settings.base_aliases)
     images = ImageStore(settings.image_bytes)
     generator = Generator(chassis.worker, policies, images, reward, chassis.metrics)
-    servicer = RolloutServicer(generator, chassis.worker, chassis.draining, settings.stream_orders)
+    servicer = RolloutServicer(generator, policies, chassis.worker, chassis.draining, settings.stream_orders)
     chassis.add(rollout_service_pb2_grpc.add_RolloutServiceServicer_to_server, servicer)
     chassis.spawn(refresh_forever(chassis.worker, chassis.metrics), "engine gauges")
 
@@ -54,8 +55,16 @@ async def build(chassis: Chassis, settings: RolloutSettings) -> None:
 class RolloutServicer(rollout_service_pb2_grpc.RolloutServiceServicer):
     """Attempts at prompts, one group a call or many in a stream."""
 
-    def __init__(self, generator: Generator, worker: ModelWorker, draining: asyncio.Event, stream_orders: int) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        policies: Policies,
+        worker: ModelWorker,
+        draining: asyncio.Event,
+        stream_orders: int,
+    ) -> None:
         """stream_orders: most orders of one stream under way."""
+        self._policies = policies
         self._generator, self._worker, self._draining = generator, worker, draining
         self._stream_orders = stream_orders
 
@@ -82,9 +91,13 @@ class RolloutServicer(rollout_service_pb2_grpc.RolloutServiceServicer):
     async def GetEngineStatus(  # noqa: N802
         self, request: pb.GetEngineStatusRequest, context: Any
     ) -> pb.GetEngineStatusResponse:
-        """What the engine holds and does now."""
+        """What the engine does now, and which adapters of the caller's organisation it holds."""
         status: EngineStatus = await self._worker.call("engine", "status")
-        return pb.GetEngineStatusResponse(status=engine_status_to_proto(status))
+        organisation = current_principal().organisation
+        own = tuple(
+            each for each in status.adapters if self._policies.lent_to(organisation, each.policy.adapter_digest)
+        )
+        return pb.GetEngineStatusResponse(status=engine_status_to_proto(replace(status, adapters=own)))
 
     async def _answer(self, request: pb.StreamRolloutsRequest) -> pb.StreamRolloutsResponse:
         """One order's group, or its error: another order's stream goes on."""
