@@ -5,16 +5,16 @@ from moontune.serving.worker_protocol import WorkerSpec
 from services.trainer.config import TrainerSettings
 from services.trainer.servicer import build
 
-LEARNER = "services.trainer.learner:build"
+COMPONENTS = {"learner": "services.trainer.learner:build", "forms": "services.trainer.forms:build"}
 
 
 def worker(settings: TrainerSettings) -> WorkerSpec:
-    """The model worker: the base, and the learner on it."""
+    """The model worker: the base, the learner on it, and the forms that adapters come and go in."""
     return WorkerSpec(
         base=settings.base,
         device=settings.device,
         threads=settings.threads,
-        components={"learner": LEARNER},
+        components=COMPONENTS,
         options={"learner": settings.learner},
     )
 

@@ -9,10 +9,13 @@ from moontune.serving.database import open_database
 from moontune.telemetry.logs import get_logger
 from services.trainer.adapter_files import AdapterSource
 from services.trainer.answers import Answers
+from services.trainer.branches import Branches
 from services.trainer.config import TrainerSettings
+from services.trainer.exports import Exports
 from services.trainer.finetunes import Finetunes
 from services.trainer.folders import StepFolders
 from services.trainer.history import History
+from services.trainer.imports import Imports
 from services.trainer.ledger import Ledger
 from services.trainer.logprobs import Logprobs
 from services.trainer.metrics_log import MetricsLog
@@ -42,6 +45,8 @@ class Trainer:
     logprobs: Logprobs
     retention: Retention
     watch: Watch
+    imports: Imports
+    exports: Exports
 
 
 def assemble(chassis: Chassis, settings: TrainerSettings) -> Trainer:
@@ -55,8 +60,10 @@ def assemble(chassis: Chassis, settings: TrainerSettings) -> Trainer:
         log.warning("removed a step that was never acknowledged", folder=name)
     saves = Saves(ledger, answers, saved, store, folders, worker, turns)
     rule = KeepRule(settings.keep_steps, settings.keep_hours, settings.keep_bytes)
+    branches = Branches(ledger, saved, store, folders)
+    finetunes = Finetunes(ledger, answers, saves, branches, folders, worker, turns)
     return Trainer(
-        finetunes=Finetunes(ledger, answers, saves, folders, worker, turns),
+        finetunes=finetunes,
         steps=TrainSteps(ledger, answers, folders, worker, turns, chassis.metrics),
         saves=saves,
         adapters=AdapterSource(ledger, saved, store, folders),
@@ -64,4 +71,6 @@ def assemble(chassis: Chassis, settings: TrainerSettings) -> Trainer:
         logprobs=Logprobs(ledger, folders, worker),
         retention=Retention(ledger, answers, saved, saves, folders, turns, rule),
         watch=Watch(News(transactions), turns, chassis.draining, settings.most_watchers),
+        imports=Imports(finetunes, answers, folders, worker, settings.import_bytes),
+        exports=Exports(saves, store, folders, worker),
     )

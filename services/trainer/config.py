@@ -25,6 +25,7 @@ class TrainerSettings(ServiceSettings):
     live_finetunes: int = Field(4, ge=1, le=1024, description="Finetunes kept in memory with their moments.")
     image_cache_bytes: int = Field(256 * 2**20, ge=0, description="Bytes of image embeddings kept in a step.")
     most_watchers: int = Field(256, ge=1, le=65536, description="WatchFinetune calls at a time.")
+    import_bytes: int = Field(8 * 2**30, ge=1, description="Most bytes of the files of one ImportAdapter.")
     keep_steps: int = Field(8, ge=1, description="Unsaved steps of a finetune that are always kept.")
     keep_hours: float = Field(24.0, ge=0, description="Older unsaved steps go after these hours.")
     keep_bytes: int = Field(2 * 2**30, ge=0, description="Bytes of older unsaved steps per finetune; oldest go first.")

@@ -9,11 +9,13 @@ from google.protobuf.message import Message
 
 from moontune.api.trainer.v1 import trainer_service_pb2 as pb
 from moontune.errors import InvalidField
+from moontune.values.adapter import AdapterImport, FileChunk
 from moontune.values.finetune import Checkpoint, Finetune, MetricPoint
 from moontune.values.logprobs import RolloutBatch
 from moontune.values.page import Page
 from moontune.values.training import Group, TrainStep
 from moontune.wire import checks
+from moontune.wire.bundle import adapter_import_from_proto, file_chunk_from_proto
 from moontune.wire.checkpoint import checkpoint_to_proto
 from moontune.wire.finetune import finetune_to_proto
 from moontune.wire.logprobs import rollout_batch_from_proto
@@ -76,7 +78,24 @@ async def read_groups(messages: AsyncIterable[pb.TrainStepRequest]) -> AsyncIter
         index += 1
 
 
-async def drain(messages: AsyncIterable[pb.TrainStepRequest]) -> None:
+async def read_import_header(messages: AsyncIterator[pb.ImportAdapterRequest]) -> AdapterImport:
+    """What to import, which must come first."""
+    async for message in messages:
+        if message.WhichOneof("payload") != "header":
+            raise InvalidField.of("payload", message.WhichOneof("payload"), "header in the first message")
+        return adapter_import_from_proto(message.header)
+    raise InvalidField.of("payload", None, "a header, then chunks; the stream was empty")
+
+
+async def read_chunks(messages: AsyncIterable[pb.ImportAdapterRequest]) -> AsyncIterator[FileChunk]:
+    """The chunks behind the header."""
+    async for message in messages:
+        if message.WhichOneof("payload") != "chunk":
+            raise InvalidField.of("payload", message.WhichOneof("payload"), "chunk after the header")
+        yield file_chunk_from_proto(message.chunk)
+
+
+async def drain(messages: AsyncIterable[object]) -> None:
     """Read a refused stream to its end, DRAIN_S at most, before it is answered.
 
     A Python client (grpc.aio) that is still writing when the answer comes reports an internal error of its own in

@@ -3,16 +3,18 @@
 import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import cast
 
 from ulid import ULID
 
 from moontune.checkpoints.fail_points import fail_point
-from moontune.errors import FinetuneExists, NotImplementedYet, Unavailable, WrongBase
+from moontune.errors import FinetuneExists, Unavailable, WrongBase
 from moontune.serving.worker import ModelWorker
-from moontune.values.finetune import Finetune, FinetuneKind, NewFinetune
+from moontune.values.finetune import Finetune, NewFinetune
 from moontune.values.page import Page
 from services.trainer.answers import Answer, Answers
+from services.trainer.branches import Branches
 from services.trainer.folders import StepFolders
 from services.trainer.ledger import Ledger
 from services.trainer.orders import CreateOrder, WrittenStep
@@ -31,31 +33,39 @@ class Finetunes:
         ledger: Ledger,
         answers: Answers,
         saves: Saves,
+        branches: Branches,
         folders: StepFolders,
         worker: ModelWorker,
         turns: Turns,
     ) -> None:
-        self._ledger, self._answers, self._saves = ledger, answers, saves
+        self._ledger, self._answers, self._saves, self._branches = ledger, answers, saves, branches
         self._folders, self._worker, self._turns = folders, worker, turns
 
-    async def create(self, organisation: str, new: NewFinetune, payload_digest: str) -> Finetune:
-        """Create a finetune at step 0, which equals the base; the same name and settings again is the same finetune.
+    async def create(
+        self, organisation: str, new: NewFinetune, payload_digest: str, rpc: str = CREATE, source: str = ""
+    ) -> Finetune:
+        """Create a finetune at step 0: the base, or a step to branch from; the same name and settings is the same one.
+
+        rpc: that was called. source: a PEFT folder to start from; then the name must be free.
 
         Raises:
             FinetuneExists: the name is taken by one with other settings. WrongBase: another base is asked for.
-            RequestIdReused. InvalidField. NotImplementedYet: kinds other than LoRA, and branching.
+            RequestIdReused. InvalidField. CheckpointNotFound: the step to branch from is not saved.
         """
-        answer = Answer(organisation, CREATE, new.request_id, payload_digest, {})
+        answer = Answer(organisation, rpc, new.request_id, payload_digest, {})
         async with self._turns.of(f"{organisation}/{new.name}"):
             # Within the turn: a retry may come while the first call still runs.
-            stored = await asyncio.to_thread(self._answers.replay, organisation, CREATE, new.request_id, payload_digest)
+            stored = await asyncio.to_thread(self._answers.replay, organisation, rpc, new.request_id, payload_digest)
             if stored is not None:
                 return await self.get(organisation, cast("str", stored["finetune_id"]))
-            self._check(new)
+            self.check_base(new.base)
+            new.lora.validate("lora")
             existing = await asyncio.to_thread(self._ledger.named, organisation, new.name)
             if existing is None:
-                return await self._create(organisation, new, answer)
-            _check_same(existing.finetune, new)
+                return await self._create(organisation, new, answer, source)
+            if source:
+                raise FinetuneExists(f"name {new.name!r} is taken by finetune {existing.finetune.id}; take another")
+            await asyncio.to_thread(self._check_same, existing.finetune, new)
             known = replace(answer, response={"finetune_id": existing.finetune.id})
             await asyncio.to_thread(self._answers.remember, known)
             return existing.finetune
@@ -85,19 +95,15 @@ class Finetunes:
             await self._worker.call("learner", "forget", finetune_id)
         await asyncio.to_thread(self._folders.remove_finetune, finetune_id)
 
-    def _check(self, new: NewFinetune) -> None:
+    def check_base(self, asked: str) -> None:
+        """Raise WrongBase unless `asked` ("" is any) is the base of this process; Unavailable while it loads."""
         if not self._worker.ready:
             raise Unavailable("the model worker is not loaded yet; try again", retry_after_s=1.0)
         base = self._worker.facts["name"]
-        if new.base not in ("", base):
-            raise WrongBase(f"base is {new.base!r}; this process serves {base!r}", metadata={"base": base})
-        if new.kind is not FinetuneKind.LORA:
-            raise NotImplementedYet(f"finetunes of kind {new.kind} are not built yet; allowed: {FinetuneKind.LORA}")
-        if new.branch_from is not None and new.branch_from.step > 0:
-            raise NotImplementedYet("branching from a saved step is not built yet; create a finetune from the base")
-        new.lora.validate("lora")
+        if asked not in ("", base):
+            raise WrongBase(f"base is {asked!r}; this process serves {base!r}", metadata={"base": base})
 
-    async def _create(self, organisation: str, new: NewFinetune, answer: Answer) -> Finetune:
+    async def _create(self, organisation: str, new: NewFinetune, answer: Answer, source: str) -> Finetune:
         now = datetime.now(UTC)
         finetune = Finetune(
             id=str(ULID()),
@@ -113,21 +119,35 @@ class Finetunes:
             kind=new.kind,
         )
         name = self._folders.new_name(finetune.id, 0)
-        order = CreateOrder(finetune, str(self._folders.path(name)))
-        written: WrittenStep = await self._worker.call("learner", "create", order)
+        written = await self._write_first(new, finetune, self._folders.path(name), source)
         row = FinetuneRow(replace(finetune, adapter_digest=written.adapter_digest), name)
         answer = replace(answer, response={"finetune_id": finetune.id})
         await uninterrupted(self._ledger.add_finetune, row, written.size_bytes, answer)
         return row.finetune
 
+    async def _write_first(self, new: NewFinetune, finetune: Finetune, folder: Path, source: str) -> WrittenStep:
+        point = new.branch_from
+        if point is not None and await asyncio.to_thread(self._branches.holds, finetune.organisation, point):
+            return await asyncio.to_thread(self._branches.copy, point, new, finetune, folder)
+        return await self._worker.call("learner", "create", CreateOrder(finetune, str(folder), source))
 
-def _check_same(finetune: Finetune, new: NewFinetune) -> None:
-    if (finetune.lora, finetune.kind) != (new.lora, new.kind):
-        raise FinetuneExists(
-            f"name {new.name!r} is taken by finetune {finetune.id} with {finetune.kind} {_shown(finetune)}; asked for: "
-            f"{new.kind} {_shown(new)}; take another name or the same settings",
-            metadata={"finetune_id": finetune.id},
-        )
+    def _check_same(self, finetune: Finetune, new: NewFinetune) -> None:
+        point = new.branch_from
+        same = (finetune.lora, finetune.kind) == (new.lora, new.kind)
+        if same and point is not None and self._branches.holds(finetune.organisation, point):
+            first = self._ledger.step(finetune.id, 0).adapter_digest
+            same = first == self._ledger.step(point.finetune_id, point.step).adapter_digest
+        if not same:
+            raise FinetuneExists(
+                f"name {new.name!r} is taken by finetune {finetune.id} with {finetune.kind} {_shown(finetune)}; asked "
+                f"for: {new.kind} {_shown(new)}{_start(new)}; take another name or the same settings and start",
+                metadata={"finetune_id": finetune.id},
+            )
+
+
+def _start(new: NewFinetune) -> str:
+    point = new.branch_from
+    return "" if point is None else f", from {point.finetune_id}@{point.step}"
 
 
 def _shown(of: Finetune | NewFinetune) -> str:

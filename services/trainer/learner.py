@@ -59,7 +59,7 @@ class Learner:
         """Write step 0 of a new finetune."""
         del ctx
         self._check_base(order.finetune)
-        live = self._live.create(order.finetune)
+        live = self._live.create(order.finetune, order.source)
         try:
             written = self._write(order.folder, order.finetune, 0, live, None, {})
         except BaseException:

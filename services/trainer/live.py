@@ -60,11 +60,14 @@ class LiveFinetunes:
         self._capacity = capacity
         self._held: OrderedDict[Path, LiveFinetune] = OrderedDict()
 
-    def create(self, finetune: Finetune) -> LiveFinetune:
-        """A fresh one, which answers as the base does; `keep` or `drop` it."""
+    def create(self, finetune: Finetune, source: str = "") -> LiveFinetune:
+        """A fresh one, which answers as the base does or as the PEFT folder `source`; `keep` or `drop` it."""
         self.forget(finetune.id)
         self._make_room()
-        self._adapters.attach(finetune.id, finetune.lora, finetune.kind)
+        if source:
+            self._adapters.load(finetune.id, Path(source))
+        else:
+            self._adapters.attach(finetune.id, finetune.lora, finetune.kind)
         live = LiveFinetune(finetune.id, self._adapters.parameters(finetune.id))
         live.generator.manual_seed(finetune.lora.seed)
         return live

@@ -6,7 +6,8 @@ Paths are of this machine: front and worker share the data folder.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from moontune.values.finetune import Finetune
+from moontune.values.adapter import ExportKind, ImportKind
+from moontune.values.finetune import Finetune, FinetuneKind, LoraSettings
 from moontune.values.training import TrainSettings
 from services.trainer.line import Line
 
@@ -27,10 +28,42 @@ class LearnerOptions:
 
 @dataclass(frozen=True, slots=True)
 class CreateOrder:
-    """Write step 0 of a new finetune (its `step` and `adapter_digest` are not read) into `folder`."""
+    """Write step 0 of a new finetune (its `step` and `adapter_digest` are not read) into `folder`.
+
+    source: a PEFT folder with its weights; "" starts where the base is.
+    """
 
     finetune: Finetune
     folder: str
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadForm:
+    """Turn the files in `folder`, of this form, into a PEFT folder at `into`. alpha: None takes the form's default."""
+
+    kind: ImportKind
+    folder: str
+    alpha: float | None
+    into: str
+
+
+@dataclass(frozen=True, slots=True)
+class FormRead:
+    """What an import's files hold. inert: tensors that the form's own implementation never reads, left out."""
+
+    lora: LoraSettings
+    kind: FinetuneKind
+    inert: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WriteForm:
+    """Write the adapter of the PEFT folder `folder` in this form into the folder `into`."""
+
+    kind: ExportKind
+    folder: str
+    into: str
 
 
 @dataclass(frozen=True, slots=True)

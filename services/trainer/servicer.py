@@ -8,12 +8,19 @@ from typing import Any
 from moontune.api.trainer.v1 import trainer_service_pb2 as pb
 from moontune.api.trainer.v1 import trainer_service_pb2_grpc as pb_grpc
 from moontune.auth.context import current_principal
-from moontune.errors import MoontuneError, NotImplementedYet
+from moontune.errors import MoontuneError
 from moontune.serving.chassis import Chassis
 from moontune.telemetry import names
 from moontune.values.training import TrainStepResult
 from moontune.wire import checks
-from moontune.wire.bundle import adapter_manifest_to_proto, chunks_of, file_chunk_to_proto
+from moontune.wire.bundle import (
+    EXPORT_KINDS,
+    adapter_import_to_proto,
+    adapter_manifest_to_proto,
+    chunks_of,
+    export_manifest_to_proto,
+    file_chunk_to_proto,
+)
 from moontune.wire.checkpoint import checkpoint_ref_from_proto, checkpoint_to_proto
 from moontune.wire.finetune import finetune_to_proto, new_finetune_from_proto
 from moontune.wire.finetune_event import finetune_event_to_proto
@@ -169,15 +176,28 @@ class TrainerServicer(pb_grpc.TrainerServiceServicer):
     async def ImportAdapter(
         self, request_iterator: AsyncIterator[pb.ImportAdapterRequest], context: Context
     ) -> pb.ImportAdapterResponse:
-        """Not built yet."""
-        raise NotImplementedYet("ImportAdapter is not built yet")
+        """Make a finetune from an adapter's files."""
+        messages = aiter(request_iterator)
+        try:
+            order = await convert.read_import_header(messages)
+            chunks = convert.read_chunks(messages)
+            digest = payload_digest(adapter_import_to_proto(order))
+            finetune = await self._trainer.imports.bring_in(_organisation(), order, chunks, digest)
+        except MoontuneError:
+            await convert.drain(messages)
+            raise
+        return pb.ImportAdapterResponse(finetune=finetune_to_proto(finetune))
 
     async def ExportCheckpoint(
         self, request: pb.ExportCheckpointRequest, context: Context
     ) -> AsyncGenerator[pb.ExportCheckpointResponse]:
-        """Not built yet."""
-        raise NotImplementedYet("ExportCheckpoint is not built yet; DownloadAdapter gives the PEFT directory")
-        yield
+        """Stream a checkpoint in another form."""
+        ref, kind = checkpoint_ref_from_proto(request.ref), EXPORT_KINDS.decode(request.kind, "kind")
+        async with self._trainer.exports.open(_organisation(), ref, kind) as files:
+            yield pb.ExportCheckpointResponse(header=export_manifest_to_proto(files.manifest))
+            for file in files.manifest.files:
+                for chunk in chunks_of(file.name, file_blocks(files.folder / file.name)):
+                    yield pb.ExportCheckpointResponse(chunk=file_chunk_to_proto(chunk))
 
     async def WatchFinetune(
         self, request: pb.WatchFinetuneRequest, context: Context

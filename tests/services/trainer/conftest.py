@@ -1,4 +1,4 @@
-"""A real PostgreSQL server for the tests that want one, on a Unix socket in a folder of its own: no port is taken."""
+"""A trainer on a seeded base for all tests of the service; a real PostgreSQL server, on a Unix socket of its own."""
 
 import os
 import pwd
@@ -9,6 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from moontune.clients.trainer import TrainerClient
+from moontune.values.finetune import Finetune, LoraSettings, NewFinetune
+from tests.fakes.tiny_base import write_tiny_base
+from tests.services.trainer.process import TrainerProcess
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
 
@@ -53,3 +58,22 @@ def postgres() -> Iterator[Postgres]:
     finally:
         subprocess.run([binaries / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop"], **quiet)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def trainer(tmp_path_factory: pytest.TempPathFactory):
+    folder = tmp_path_factory.mktemp("trainer")
+    running = TrainerProcess(write_tiny_base(folder / "base"), folder / "data").start()
+    yield running
+    assert running.stop() == 0
+
+
+@pytest.fixture
+async def client(trainer: TrainerProcess):
+    async with TrainerClient(trainer.address, deadline_s=60.0) as client:
+        yield client
+
+
+@pytest.fixture
+async def finetune(client: TrainerClient, request: pytest.FixtureRequest) -> Finetune:
+    return await client.create_finetune(NewFinetune("", request.node.name[:128], lora=LoraSettings(4)))

@@ -27,7 +27,6 @@ from moontune.errors import (
     ImageUnknown,
     InvalidField,
     MoontuneError,
-    NotImplementedYet,
     RequestIdReused,
     StepMismatch,
     StepNotFound,
@@ -37,7 +36,6 @@ from moontune.values.finetune import (
     BranchPoint,
     CheckpointRef,
     Finetune,
-    FinetuneKind,
     LoraSettings,
     LoraTarget,
     MetricPoint,
@@ -50,30 +48,10 @@ from moontune.values.logprobs import RolloutBatch
 from moontune.values.skill import Skill
 from moontune.values.training import RlGroup, SftGroup, TrainSettings, TrainStep
 from moontune.wire.training import train_step_to_messages
-from tests.fakes.tiny_base import write_tiny_base
 from tests.services.trainer.made import picture, policy_of, rl_group, sft_group
 from tests.services.trainer.process import TrainerProcess
 
 SETTINGS = TrainSettings(learning_rate=1e-2)
-
-
-@pytest.fixture(scope="module")
-def trainer(tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("trainer")
-    running = TrainerProcess(write_tiny_base(folder / "base"), folder / "data").start()
-    yield running
-    assert running.stop() == 0
-
-
-@pytest.fixture
-async def client(trainer: TrainerProcess):
-    async with TrainerClient(trainer.address, deadline_s=60.0) as client:
-        yield client
-
-
-@pytest.fixture
-async def finetune(client: TrainerClient, request: pytest.FixtureRequest) -> Finetune:
-    return await client.create_finetune(NewFinetune("", request.node.name[:128], lora=LoraSettings(4)))
 
 
 def unverified(seed: int, skill: Skill = Skill.DETECT) -> RlGroup:
@@ -117,8 +95,7 @@ async def test_creating_again_is_the_same_finetune(client: TrainerClient, finetu
         (NewFinetune("", "bad", lora=LoraSettings(4, targets=(LoraTarget.REGION,) * 2)), InvalidField, "targets"),
         (NewFinetune("", "  "), InvalidField, "name"),
         (NewFinetune("", "bad", base="moondream3-preview"), WrongBase, "tiny-fake"),
-        (NewFinetune("", "bad", kind=FinetuneKind.FULL), NotImplementedYet, "full"),
-        (NewFinetune("", "bad", branch_from=BranchPoint("01HZZZZZZZZZZZZZZZZZZZZZZZ", 3)), NotImplementedYet, "branch"),
+        (NewFinetune("", "bad", branch_from=BranchPoint("01HZZZZZZZZZZZZZZZZZZZZZZZ", 3)), FinetuneNotFound, "01HZ"),
     ],
 )
 async def test_what_cannot_be_created(client: TrainerClient, new: NewFinetune, error: type, told: str) -> None:
