@@ -35,12 +35,13 @@ def iou_matrix(predicted: Sequence[Box], actual: Sequence[Box]) -> Scores:
     """IoU of every pair, [predicted, actual] in 0..1; 0 for boxes without area or beyond MAX_COORDINATE."""
     if not predicted or not actual:
         return np.zeros((len(predicted), len(actual)))
-    p = _corners(predicted)[:, None, :]
-    a = _corners(actual)[None, :, :]
-    overlap = np.minimum(p[..., 2:], a[..., 2:]) - np.maximum(p[..., :2], a[..., :2])
-    intersection = np.prod(np.maximum(overlap, 0.0), axis=-1)
-    union = _area(p) + _area(a) - intersection
-    return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0.0)
+    p, a = _corners(predicted), _corners(actual)
+    width, height = _overlap(p, a, 0), _overlap(p, a, 1)
+    intersection = np.multiply(width, height, out=width)
+    union = np.subtract(np.add.outer(_area(p), _area(a)), intersection, out=height)
+    # Where nothing overlaps 0 / 1 is 0; a union of 0 has no overlap either.
+    np.copyto(union, 1.0, where=union <= 0.0)
+    return np.divide(intersection, union, out=intersection)
 
 
 def distance_matrix(predicted: Sequence[Point], actual: Sequence[Point]) -> Scores:
@@ -126,11 +127,20 @@ def _distance(a: Point, b: Point) -> float:
 
 
 def _corners(boxes: Sequence[Box]) -> Scores:
-    corners = np.array([(box.x_min, box.y_min, box.x_max, box.y_max) for box in boxes], dtype=np.float64)
-    usable = (np.abs(corners) <= MAX_COORDINATE).all(axis=1)  # false for NaN too
-    corners[~usable] = 0.0
+    """[4, boxes]: x_min, y_min, x_max, y_max; zeros for a box that is not usable."""
+    corners = np.array([(box.x_min, box.y_min, box.x_max, box.y_max) for box in boxes], dtype=np.float64).T
+    far = ~(np.abs(corners) <= MAX_COORDINATE)  # true for NaN too
+    if far.any():
+        corners[:, far.any(axis=0)] = 0.0
     return corners
 
 
+def _overlap(p: Scores, a: Scores, axis: int) -> Scores:
+    """Length that every pair has in common along x (0) or y (1)."""
+    common = np.minimum.outer(p[axis + 2], a[axis + 2])
+    common -= np.maximum.outer(p[axis], a[axis])
+    return np.maximum(common, 0.0, out=common)
+
+
 def _area(corners: Scores) -> Scores:
-    return np.prod(np.maximum(corners[..., 2:] - corners[..., :2], 0.0), axis=-1)
+    return np.maximum(corners[2] - corners[0], 0.0) * np.maximum(corners[3] - corners[1], 0.0)

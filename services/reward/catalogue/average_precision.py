@@ -8,6 +8,7 @@ copies of a box cannot each match.
 """
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field
 
 from moontune.evaluation.matching import Scores, iou_matrix, most_matches
@@ -19,7 +20,8 @@ from services.reward.catalogue.objects import absent_target, first_copies, same_
 from services.reward.catalogue.parameters import ObjectParameters
 from services.reward.reading.items import Boxes, predicted_boxes
 
-RECALLS = np.linspace(0.0, 1.0, 101)
+RECALLS = 100
+"""Steps of recall: 0, 0.01, ... 1."""
 STEP = 0.05
 
 
@@ -78,22 +80,39 @@ def average_precision(scores: Scores, confidences: list[float], kept: list[int],
     scores: [predicted, actual] IoU. kept: predictions that may match. Levels of confidence are taken from the highest;
     within one, as many pairs as possible are made among the truths that are left.
     """
-    free = list(range(scores.shape[1]))
+    free = np.ones(scores.shape[1], dtype=np.bool_)
     matched, said, may_match = 0, 0, set(kept)
-    recalls: list[float] = []
-    precisions: list[float] = []
+    curve: list[tuple[float, float]] = []
     for level in sorted(set(confidences), reverse=True):
         at_level = [index for index, confidence in enumerate(confidences) if confidence == level]
-        rows = [index for index in at_level if index in may_match]
-        found = most_matches(scores[np.ix_(rows, free)], threshold - 1e-9) if rows and free else []
-        taken = {free[match.actual] for match in found}
-        free = [column for column in free if column not in taken]
-        matched, said = matched + len(found), said + len(at_level)
-        recalls.append(matched / scores.shape[1])
-        precisions.append(matched / said)
-    best_from_here = np.maximum.accumulate(np.array(precisions)[::-1])[::-1]
-    places = np.searchsorted(np.array(recalls) + 1e-12, RECALLS, side="left")
-    return float(sum(best_from_here[place] for place in places if place < len(recalls)) / len(RECALLS))
+        taken = _taken(scores, [index for index in at_level if index in may_match], free, threshold - 1e-9)
+        free[taken] = False
+        matched, said = matched + len(taken), said + len(at_level)
+        curve.append((matched / scores.shape[1], matched / said))
+    return _area_under(curve)
+
+
+def _taken(scores: Scores, rows: list[int], free: npt.NDArray[np.bool_], threshold: float) -> list[int]:
+    """Truths that the predictions of one level take."""
+    if len(rows) == 1:  # one prediction takes its best, as COCO's do
+        row = np.where(free, scores[rows[0]], -1.0)
+        best = int(row.argmax())
+        return [best] if row[best] >= threshold else []
+    return [match.actual for match in most_matches(np.where(free, scores[rows], 0.0), threshold)]
+
+
+def _area_under(curve: list[tuple[float, float]]) -> float:
+    """Mean of the best precision at or beyond each of 101 recalls, for (recall, precision) of rising recall."""
+    best, total, covered_beyond = 0.0, 0.0, 0
+    for place in range(len(curve) - 1, -1, -1):
+        recall, precision = curve[place]
+        if place == len(curve) - 1:
+            covered_beyond = int(recall * RECALLS + 1e-9) + 1
+        best = max(best, precision)
+        before = int(curve[place - 1][0] * RECALLS + 1e-9) + 1 if place else 0
+        total += best * (covered_beyond - before)
+        covered_beyond = before
+    return total / (RECALLS + 1)
 
 
 MEAN_AVERAGE_PRECISION = Entry(
