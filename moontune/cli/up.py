@@ -20,7 +20,10 @@ from moontune.cli.stack import probe
 from moontune.cli.stack.plan import StackOptions, listeners, plan
 from moontune.cli.stack.process import Listener
 from moontune.cli.stack.supervisor import StackFailed, Supervisor
-from moontune.errors import InvalidField, InvalidState
+from moontune.clients.credentials import Credentials
+from moontune.clients.reward import RewardClient
+from moontune.errors import InvalidField, InvalidState, MoontuneError
+from moontune.values.sandbox import SandboxProfile
 
 START_TIMEOUT_S = 300.0
 STOP_GRACE_S = 35.0
@@ -36,6 +39,9 @@ def up(
         str, typer.Option(help="Services that share one process and one copy of the base: rollout,trainer,inference.")
     ] = "",
     without: Annotated[str, typer.Option(help="Services to leave down, separated by commas.")] = "",
+    sandbox: Annotated[
+        SandboxProfile, typer.Option(help="What keeps user reward code in; trusted is nothing, for your own code only.")
+    ] = SandboxProfile.POD,
 ) -> None:
     """Start every service, print where each listens, restart what crashes; Ctrl-C drains and stops all."""
     console = Console(highlight=False, soft_wrap=True)
@@ -48,6 +54,7 @@ def up(
         port_base=port_base,
         colocate=_names(colocate),
         without=_names(without),
+        sandbox=sandbox,
     )
     options.validate()
     _check_ports(listeners(options))
@@ -70,6 +77,8 @@ async def _run(options: StackOptions, console: Console) -> int:
         if starting.done():
             starting.result()
             console.print(_listening(options))
+            if "reward" in options.services:
+                console.print(await _user_code(options))
             console.print(f"ready in {time.monotonic() - started:.1f} s; Ctrl-C stops all")
             await stop.wait()
         else:
@@ -94,6 +103,24 @@ def _listening(options: StackOptions) -> Table:
             shown = f"http://{address}" if listener.http else address
             table.add_row(listener.service, shown, f":{listener.port + 1000}/metrics", str(log))
     return table
+
+
+async def _user_code(options: StackOptions) -> str:
+    """One line: whether user reward code runs on this machine, and what holds it."""
+    credentials = Credentials(internal_token=options.internal_token)
+    try:
+        async with RewardClient(f"127.0.0.1:{options.port('reward')}", credentials) as client:
+            status = await client.sandbox_status(deadline_s=30.0)
+    except MoontuneError as error:
+        return f"[yellow]user reward code: its state is not known ({error.message})[/]"
+    layers = status.layers
+    if status.profile is SandboxProfile.TRUSTED:
+        return "[yellow]user reward code runs without a sandbox (trusted): only your own, and only from this machine[/]"
+    if status.user_code_allowed:
+        held = ", ".join(layer.name for layer in layers if layer.active)
+        return f"user reward code: {' and '.join(status.languages)} in the {status.profile} sandbox ({held})"
+    missing = "; ".join(f"{layer.name}: {layer.detail}" for layer in layers if layer.required and not layer.active)
+    return f"[yellow]user reward code is off, {missing}; --sandbox trusted runs your own code unconfined[/]"
 
 
 def _root(console: Console) -> Path:

@@ -8,6 +8,7 @@ from moontune.api.reward.v1 import reward_service_pb2 as pb
 from moontune.api.reward.v1.reward_service_pb2_grpc import RewardServiceStub
 from moontune.clients.request_ids import new_request_id
 from moontune.clients.service_client import ServiceClient
+from moontune.errors import ImageUnknown
 from moontune.values.page import Page
 from moontune.values.request import SkillRequest
 from moontune.values.reward import RewardInfo, RewardResult, RewardSample, RewardSpec
@@ -30,7 +31,7 @@ if TYPE_CHECKING:  # these classes exist in the stubs only
 
 
 class RewardClient(ServiceClient):
-    """Async client of RewardService. Images go by digest only: rewards read answers, not pixels."""
+    """Async client of RewardService. Images go by digest; a judge that lacks one asks for its bytes."""
 
     default_deadline_s = 120.0
 
@@ -42,7 +43,18 @@ class RewardClient(ServiceClient):
         self, reward: RewardSpec, samples: Sequence[RewardSample], *, deadline_s: float | None = None
     ) -> tuple[RewardResult, ...]:
         """Score samples; one result each, in their order."""
-        messages = [reward_sample_to_proto(replace(sample, request=_named(sample.request))) for sample in samples]
+        named = [replace(sample, request=_named(sample.request)) for sample in samples]
+        try:
+            return await self._score(reward, named, deadline_s)
+        except ImageUnknown:  # a judge looks at pixels
+            if not any(sample.request.image and sample.request.image.data for sample in samples):
+                raise
+            return await self._score(reward, samples, deadline_s)
+
+    async def _score(
+        self, reward: RewardSpec, samples: Sequence[RewardSample], deadline_s: float | None
+    ) -> tuple[RewardResult, ...]:
+        messages = [reward_sample_to_proto(sample) for sample in samples]
         request = pb.ScoreRequest(reward=reward_spec_to_proto(reward), samples=messages)
         response = await self._connection.unary(self._stub.Score, request, deadline_s)
         return each("results", response.results, reward_result_from_proto)

@@ -32,9 +32,15 @@ from moontune.values.skill import Skill
 MAX_FILE_BYTES = 1024 * 1024
 
 
-def read_job_file(file: Path) -> JobConfig:
-    """The config in a .json, .yaml or .yml file, checked whole; relative data set paths are from its folder."""
-    config = config_from_document(_parsed(file), file.name)
+def read_job_file(file: Path, reward: str = "") -> JobConfig:
+    """The config in a .json, .yaml or .yml file, checked whole; relative data set paths are from its folder.
+
+    reward: name of the one to use, whatever the file says of rewards; "" leaves that to the file.
+    """
+    document = _parsed(file)
+    if reward and isinstance(document, dict):
+        document = {**cast("dict[str, object]", document), "reward": reward}
+    config = config_from_document(document, file.name)
     config.validate()
     return dataclasses.replace(
         config, train=_anchored(config.train, file.parent), held_out=_anchored(config.held_out, file.parent)

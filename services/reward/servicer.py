@@ -13,12 +13,15 @@ from typing import Any
 from moontune.api.reward.v1 import reward_pb2, reward_service_pb2_grpc
 from moontune.api.reward.v1 import reward_service_pb2 as pb
 from moontune.auth.context import current_principal
+from moontune.auth.keys import KeyStore
 from moontune.errors import Draining, InvalidField, MoontuneError
 from moontune.serving.chassis import Chassis
+from moontune.serving.settings import StartupError
 from moontune.telemetry import names
 from moontune.telemetry.metrics import ServiceMetrics
 from moontune.values.reward import RewardComponent, RewardSpec
 from moontune.values.reward_definition import RewardDefinition
+from moontune.values.sandbox import SandboxProfile
 from moontune.wire.item_error import item_error_to_proto
 from moontune.wire.reward import reward_info_to_proto, reward_result_to_proto
 from moontune.wire.reward_report import reward_report_to_proto
@@ -35,10 +38,23 @@ MAX_TAG = 128
 
 async def build(chassis: Chassis, settings: RewardSettings) -> None:
     """Register the service on the chassis."""
+    await asyncio.to_thread(_check_trusted, settings)
     user_rewards = await UserRewards.open(settings, chassis.metrics)
     chassis.on_stop(user_rewards.close)
     servicer = RewardServicer(user_rewards, chassis.metrics, chassis.draining)
     chassis.add(reward_service_pb2_grpc.add_RewardServiceServicer_to_server, servicer)
+
+
+def _check_trusted(settings: RewardSettings) -> None:
+    """The trusted profile is for a single user: raise StartupError where there are keys, so maybe several."""
+    if settings.sandbox is not SandboxProfile.TRUSTED or not settings.keys_database:
+        return
+    keys = KeyStore(settings.keys_database)
+    try:
+        if keys.any():
+            raise StartupError("sandbox trusted runs user code unconfined, for a single user: there are API keys here")
+    finally:
+        keys.close()
 
 
 class RewardServicer(reward_service_pb2_grpc.RewardServiceServicer):

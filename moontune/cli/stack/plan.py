@@ -7,6 +7,7 @@ from pathlib import Path
 
 from moontune.cli.stack.process import Listener, ProcessSpec
 from moontune.errors import InvalidField
+from moontune.values.sandbox import SandboxProfile
 
 SERVICES = ("reward", "trainer", "rollout", "inference", "jobs", "gateway")
 """In the order of their start: each calls only those to its left. They stop the other way round."""
@@ -29,7 +30,7 @@ class StackOptions:
     """The options of `moontune up`.
 
     data_dir: absolute. colocate: services with a model that share one process. without: services left down.
-    root: the folder that `python -m services...` runs in.
+    root: the folder that `python -m services...` runs in. sandbox: the profile that user reward code runs under.
     """
 
     base: str
@@ -39,6 +40,7 @@ class StackOptions:
     port_base: int = 7050
     colocate: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
+    sandbox: SandboxProfile = SandboxProfile.POD
     internal_token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
     def validate(self) -> None:
@@ -118,6 +120,8 @@ def environment_of(options: StackOptions, service: str) -> dict[str, str]:
     settings |= {f"{peer}_address": f"127.0.0.1:{options.port(peer)}" for peer in CALLS[service]}
     if service in WITH_MODEL:
         settings |= {"base": options.base}
+    if service == "reward":  # judges ask inference; nothing else of the reward service does
+        settings |= {"sandbox": options.sandbox, "inference_address": f"127.0.0.1:{options.port('inference')}"}
     settings |= _storage(service, data)
     return {f"MOONTUNE_{service.upper()}_{name.upper()}": value for name, value in settings.items()}
 
@@ -129,6 +133,8 @@ def _storage(service: str, data: Path) -> dict[str, str]:
             return {"data_dir": str(data)}
         case "inference":
             return {"checkpoint_store": str(data / "checkpoints")}
+        case "reward":
+            return {"database": f"sqlite:///{data / 'rewards.db'}"}
         case "jobs":
             return {"database": f"sqlite:///{data / 'jobs.db'}", "data_dir": str(data / "jobs")}
         case "gateway":

@@ -6,6 +6,7 @@ import hashlib
 import pytest
 from pydantic import SecretStr
 
+from moontune.auth.keys import KeyStore
 from moontune.clients.credentials import Credentials
 from moontune.clients.reward import RewardClient
 from moontune.errors import InvalidField, RequestIdReused, RewardNotFound, SandboxMissing
@@ -14,6 +15,7 @@ from moontune.serving.settings import StartupError
 from moontune.telemetry import names
 from moontune.values.ground_truth import GroundTruth
 from moontune.values.output import QueryOutput
+from moontune.values.principal import Scope
 from moontune.values.request import SkillRequest
 from moontune.values.reward import ParseStatus, RewardComponent, RewardSample, RewardSpec
 from moontune.values.reward_definition import (
@@ -234,10 +236,11 @@ async def test_a_missing_layer_refuses_code_and_names_the_layer(service, client,
         seccomp.zygote_filter.cache_clear()
 
 
-async def test_trusted_says_so_and_is_for_loopback_alone():
+async def test_trusted_says_so_and_is_for_one_user_on_loopback(tmp_path):
     with pytest.raises(StartupError, match="unconfined"):
         RewardSettings.load(["--sandbox", "trusted", "--host", "0.0.0.0"], {})
-    settings = RewardSettings(port=0, sandbox=SandboxProfile.TRUSTED)
+    url = f"sqlite:///{tmp_path / 'keys.db'}"
+    settings = RewardSettings(port=0, sandbox=SandboxProfile.TRUSTED, keys_database=url)
 
     async def start(chassis):
         await build(chassis, settings)
@@ -249,6 +252,12 @@ async def test_trusted_says_so_and_is_for_loopback_alone():
         status = await client.sandbox_status()
         assert status.profile is SandboxProfile.TRUSTED and status.user_code_allowed
         assert not any(layer.active or layer.required for layer in status.layers)
+    keys = KeyStore(url)
+    keys.create("ours", "a key", frozenset(Scope))
+    keys.close()
+    with pytest.raises(StartupError, match="single user"):
+        async with opened([ServiceApp("reward", settings, start)]):
+            pass
 
 
 async def test_many_callers_at_once_get_their_own_answers(client):
