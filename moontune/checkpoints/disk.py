@@ -5,6 +5,8 @@ import errno
 from moontune.errors import MoontuneError, ResourceExhausted, Unavailable
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+REFUSALS = FULL | {errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+"""What a disk says, as against a connection or a mistake of ours."""
 
 
 def disk_error(error: OSError, doing: str) -> MoontuneError:

@@ -1,5 +1,6 @@
 """The manifest of a checkpoint: what it is, and the size and SHA-256 of each of its files."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -75,37 +76,36 @@ class Manifest:
         )
 
     def to_json(self) -> str:
-        """Stable, readable JSON: sorted keys, so that equal manifests are equal files."""
-        return json.dumps(
-            {
-                "version": MANIFEST_VERSION,
-                "checkpoint_id": self.checkpoint_id,
-                "finetune_id": self.finetune_id,
-                "finetune_name": self.finetune_name,
-                "organisation": self.organisation,
-                "base": self.base,
-                "base_digest": self.base_digest,
-                "kind": self.kind.value,
-                "lora": {
-                    "rank": self.lora.rank,
-                    "alpha": self.lora.alpha,
-                    "targets": [target.value for target in self.lora.targets],
-                    "seed": self.lora.seed,
-                    "wiring": self.lora.wiring.value,
-                },
-                "step": self.step,
-                "adapter_digest": self.adapter_digest,
-                "parent_digest": self.parent_digest,
-                "created_at": self.created_at.isoformat(),
-                "expires_at": None if self.expires_at is None else self.expires_at.isoformat(),
-                "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
-                "versions": dict(self.versions),
-                "files": {entry.name: {"sha256": entry.sha256, "size_bytes": entry.size_bytes} for entry in self.files},
+        """Stable, readable JSON with a digest of itself: sorted keys, so that equal manifests are equal files."""
+        fields = self._fields()
+        return _text({**fields, "sha256": _digest(fields)})
+
+    def _fields(self) -> dict[str, object]:
+        return {
+            "version": MANIFEST_VERSION,
+            "checkpoint_id": self.checkpoint_id,
+            "finetune_id": self.finetune_id,
+            "finetune_name": self.finetune_name,
+            "organisation": self.organisation,
+            "base": self.base,
+            "base_digest": self.base_digest,
+            "kind": self.kind.value,
+            "lora": {
+                "rank": self.lora.rank,
+                "alpha": self.lora.alpha,
+                "targets": [target.value for target in self.lora.targets],
+                "seed": self.lora.seed,
+                "wiring": self.lora.wiring.value,
             },
-            indent=2,
-            sort_keys=True,
-            allow_nan=False,
-        )
+            "step": self.step,
+            "adapter_digest": self.adapter_digest,
+            "parent_digest": self.parent_digest,
+            "created_at": self.created_at.isoformat(),
+            "expires_at": None if self.expires_at is None else self.expires_at.isoformat(),
+            "metrics": {name: value for name, value in self.metrics.items() if math.isfinite(value)},
+            "versions": dict(self.versions),
+            "files": {entry.name: {"sha256": entry.sha256, "size_bytes": entry.size_bytes} for entry in self.files},
+        }
 
     @classmethod
     def from_json(cls, text: str, where: str) -> "Manifest":
@@ -120,6 +120,9 @@ class Manifest:
         """
         try:
             fields = json.loads(text)
+            told = fields.pop("sha256", None)  # manifests of before 2026-11-21 have none
+            if told is not None and told != _digest(fields):
+                raise CheckpointCorrupt(f"{where} was changed after it was written: its digest does not match")
             if fields["version"] != MANIFEST_VERSION:
                 raise CheckpointCorrupt(
                     f"{where} has manifest version {fields['version']!r}; this build reads {MANIFEST_VERSION}"
@@ -162,6 +165,14 @@ class Manifest:
                 for name, entry in files.items()
             ),
         )
+
+
+def _text(fields: Mapping[str, object]) -> str:
+    return json.dumps(fields, indent=2, sort_keys=True, allow_nan=False)
+
+
+def _digest(fields: Mapping[str, object]) -> str:
+    return hashlib.sha256(_text(fields).encode()).hexdigest()
 
 
 def _file_name(name: str) -> str:

@@ -96,6 +96,13 @@ TRAIN_PHASE_SECONDS = MetricName(
     "moontune_train_phase_seconds", Kind.HISTOGRAM, "Seconds of each phase of a step.", ("phase",), RPC_SECONDS
 )
 TRAIN_HEALTH = MetricName("moontune_train_health", Kind.GAUGE, "Last step's training metrics, by key.", ("key",))
+PUBLISH_SECONDS = MetricName(
+    "moontune_policy_publish_seconds",
+    Kind.HISTOGRAM,
+    "Seconds from a step's commit until its adapter was downloaded whole, once a step.",
+    (),
+    RPC_SECONDS,
+)
 CHECKPOINTS = MetricName("moontune_checkpoints_total", Kind.COUNTER, "Checkpoints saved.", ("outcome",))
 CHECKPOINT_BYTES = MetricName("moontune_checkpoint_bytes_total", Kind.COUNTER, "Bytes of saved checkpoints.")
 

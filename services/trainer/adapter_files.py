@@ -5,11 +5,12 @@ import shutil
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 from moontune.checkpoints import ADAPTER_FILES, CheckpointStore
 from moontune.checkpoints.folder import read_manifest, verify_file
-from moontune.errors import StepNotFound
+from moontune.errors import CheckpointCorrupt, MoontuneError, StepNotFound
 from moontune.values.adapter import CHUNK_BYTES, AdapterManifest, BundleFile
 from moontune.values.model_ref import PolicyVersion
 from services.trainer.folders import StepFolders
@@ -21,10 +22,11 @@ from services.trainer.spool import new_spool
 
 @dataclass(frozen=True, slots=True)
 class AdapterFiles:
-    """A manifest and the folder that holds its files."""
+    """A manifest, the folder that holds its files, and when the step was applied."""
 
     manifest: AdapterManifest
     folder: Path
+    applied_at: datetime
 
 
 class AdapterSource:
@@ -44,15 +46,12 @@ class AdapterSource:
         wanted = await asyncio.to_thread(self._ledger.step, finetune_id, row.finetune.step if step is None else step)
         with new_spool(self._folders.spool) as spool:
             manifest = await asyncio.to_thread(self._copy, wanted, spool.folder)
-            yield AdapterFiles(manifest, spool.folder)
+            yield AdapterFiles(manifest, spool.folder, wanted.applied_at)
 
     def _copy(self, row: StepRow, into: Path) -> AdapterManifest:
         if not (row.folder and self._copy_kept(row, into)):
             if self._saved.find(row.finetune_id, step=row.step) is None:
-                raise StepNotFound(
-                    f"step {row.step} of finetune {row.finetune_id} was not saved and its files have expired",
-                    metadata={"finetune_id": row.finetune_id, "step": str(row.step)},
-                )
+                raise self._lost(row)
             self._store.fetch_adapter(row.finetune_id, row.step, into)
         manifest = read_manifest(into)
         files = [manifest.file(name) for name in ADAPTER_FILES]
@@ -63,6 +62,14 @@ class AdapterSource:
             manifest.lora,
             tuple(BundleFile(entry.name, entry.size_bytes, entry.sha256) for entry in files),
             manifest.kind,
+        )
+
+    def _lost(self, row: StepRow) -> MoontuneError:
+        if self._ledger.step(row.finetune_id, row.step).folder:
+            return CheckpointCorrupt(f"a file of {self._folders.path(row.folder)} is missing; restore a saved step")
+        return StepNotFound(
+            f"step {row.step} of finetune {row.finetune_id} was not saved and its files have expired",
+            metadata={"finetune_id": row.finetune_id, "step": str(row.step)},
         )
 
     def _copy_kept(self, row: StepRow, into: Path) -> bool:

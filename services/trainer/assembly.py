@@ -20,6 +20,7 @@ from services.trainer.ledger import Ledger
 from services.trainer.logprobs import Logprobs
 from services.trainer.metrics_log import MetricsLog
 from services.trainer.news import News
+from services.trainer.publication import Publication
 from services.trainer.retention import KeepRule, Retention
 from services.trainer.saved import SavedCheckpoints
 from services.trainer.saves import Saves
@@ -41,6 +42,7 @@ class Trainer:
     steps: TrainSteps
     saves: Saves
     adapters: AdapterSource
+    publication: Publication
     metrics_log: MetricsLog
     logprobs: Logprobs
     retention: Retention
@@ -67,6 +69,7 @@ def assemble(chassis: Chassis, settings: TrainerSettings) -> Trainer:
         steps=TrainSteps(ledger, answers, folders, worker, turns, chassis.metrics),
         saves=saves,
         adapters=AdapterSource(ledger, saved, store, folders),
+        publication=Publication(chassis.metrics),
         metrics_log=MetricsLog(ledger, answers, History(transactions), turns),
         logprobs=Logprobs(ledger, folders, worker),
         retention=Retention(ledger, answers, saved, saves, folders, turns, rule),

@@ -81,6 +81,15 @@ class SavedCheckpoints:
             rows = connection.execute(query.order_by(table.c.step.desc()).limit(limit)).mappings()
             return [checkpoint_row(row) for row in rows]
 
+    def stored_bytes(self, organisation: str) -> int:
+        """Bytes of the organisation's listed checkpoints."""
+        table = tables.checkpoints
+        query = sa.select(sa.func.sum(table.c.size_bytes)).where(
+            table.c.organisation == organisation, table.c.deleting.is_(False)
+        )
+        with self._transactions.read() as connection:
+            return int(connection.execute(query).scalar() or 0)
+
     def expired(self, now: datetime) -> "list[Checkpoint]":
         """Listed checkpoints whose time is over."""
         table = tables.checkpoints

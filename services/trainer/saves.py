@@ -11,6 +11,8 @@ from typing import cast
 from sqlalchemy.exc import IntegrityError
 from ulid import ULID
 
+from moontune.auth.context import current_principal
+from moontune.auth.limits import require_storage
 from moontune.checkpoints import MANIFEST_FILE, CheckpointStore, Manifest
 from moontune.checkpoints.fail_points import fail_point
 from moontune.checkpoints.folder import file_entries, new_folder, verify_folder
@@ -19,6 +21,7 @@ from moontune.serving.worker import ModelWorker
 from moontune.telemetry.logs import get_logger
 from moontune.values.finetune import Checkpoint, CheckpointRef, Finetune
 from moontune.values.page import Page
+from moontune.values.principal import Principal
 from services.trainer.answers import Answer, Answers
 from services.trainer.folders import StepFolders
 from services.trainer.ledger import Ledger, Placed
@@ -94,6 +97,7 @@ class Saves:
                 await asyncio.to_thread(self._answers.remember, replace(answer, response={"checkpoint_id": found.id}))
                 return found
             await uninterrupted(self.finish_removals, order.finetune_id)
+            await asyncio.to_thread(self._check_quota, current_principal(), order.finetune_id, step)
             checkpoint = await uninterrupted(self._save, step, order, answer)
             fail_point("save.committed")
             return checkpoint
@@ -178,6 +182,11 @@ class Saves:
                 self._saved.add(manifest.checkpoint(), None, organisation)
                 log.info("listed a save that was cut before its answer", finetune_id=finetune_id, step=step)
         self._store.clear(finetune_id)
+
+    def _check_quota(self, principal: Principal, finetune_id: str, step: int) -> None:
+        """Raise ResourceExhausted where one more checkpoint would be beyond the storage that the caller's key has."""
+        more_bytes = self._ledger.step(finetune_id, step).size_bytes
+        require_storage(principal, self._saved.stored_bytes(principal.organisation), more_bytes)
 
     def _save(self, step: int, order: SaveOrder, answer: Answer) -> Checkpoint:
         row = self._ledger.step(order.finetune_id, step)

@@ -172,6 +172,8 @@ class TrainerServicer(pb_grpc.TrainerServiceServicer):
             for file in files.manifest.files:
                 for chunk in chunks_of(file.name, file_blocks(files.folder / file.name)):
                     yield pb.DownloadAdapterResponse(chunk=file_chunk_to_proto(chunk))
+            policy = files.manifest.policy
+            self._trainer.publication.downloaded(finetune_id, policy.step, files.applied_at)
 
     async def ImportAdapter(
         self, request_iterator: AsyncIterator[pb.ImportAdapterRequest], context: Context

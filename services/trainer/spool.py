@@ -15,6 +15,7 @@ from pathlib import Path
 
 from ulid import ULID
 
+from moontune.checkpoints.disk import REFUSALS, disk_error
 from moontune.errors import ImageUnknown
 from moontune.values.image import Image
 from moontune.values.request import SkillRequest
@@ -84,11 +85,15 @@ def named_group(group: Group, spool: Spool, field: str) -> Group:
 
 @contextmanager
 def new_spool(parent: Path) -> Generator[Spool]:
-    """A spool for one call, removed at its end whatever happens."""
+    """A spool for one call, removed at its end whatever happens; a disk that is full or read-only is told as such."""
     folder = parent / str(ULID())
-    folder.mkdir(parents=True)
     try:
+        folder.mkdir(parents=True)
         yield Spool(folder)
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        raise disk_error(error, "the files of this call cannot be kept; nothing was changed") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -29,7 +29,11 @@ def test_one_worker_holds_every_component() -> None:
     spec = shared_worker(
         {"rollout": rollout.worker(), "trainer": trainer_worker(trainer), "inference": inference.worker()}
     )
-    assert spec.components == {"engine": "moontune.engine.worker:build", "learner": "services.trainer.learner:build"}
+    assert spec.components == {
+        "engine": "moontune.engine.worker:build",
+        "learner": "services.trainer.learner:build",
+        "forms": "services.trainer.forms:build",
+    }
     assert set(spec.options) == {"engine", "learner"}
 
 

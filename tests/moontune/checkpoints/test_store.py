@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import sys
 from dataclasses import replace
@@ -231,3 +232,16 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: py
     monkeypatch.undo()
     assert list((tmp_path / "store" / FINETUNE).iterdir()) == []
     assert store.save(folder) == store.verify(FINETUNE, 3)
+
+
+def test_any_changed_byte_of_a_manifest_is_found(tmp_path: Path) -> None:
+    text = (write_folder(tmp_path) / MANIFEST_FILE).read_text()
+    for place in range(0, len(text), 7):
+        if text[place].isspace():
+            continue  # layout is not content
+        spoilt = text[:place] + chr(ord(text[place]) ^ 1) + text[place + 1 :]
+        with pytest.raises(CheckpointCorrupt):
+            Manifest.from_json(spoilt, "here")
+    fields = json.loads(text)
+    del fields["sha256"]  # as an earlier build wrote it
+    assert Manifest.from_json(json.dumps(fields), "here") == Manifest.from_json(text, "here")

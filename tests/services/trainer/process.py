@@ -20,6 +20,7 @@ class TrainerProcess:
     def __init__(self, base: Path, data_dir: Path, module: str = "services.trainer", **environment: str) -> None:
         self.base, self.data_dir, self.module, self.environment = base, data_dir, module, environment
         self.settings: dict[str, str] = {}
+        self.wrapper: tuple[str, ...] = ()
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -41,7 +42,7 @@ class TrainerProcess:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         log = (self.data_dir / "log").open("ab")
         self._process = subprocess.Popen(
-            [sys.executable, "-m", self.module, *(f"--{name}={value}" for name, value in flags.items())],
+            [*self.wrapper, sys.executable, "-m", self.module, *(f"--{name}={value}" for name, value in flags.items())],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1", **self.environment, **environment},
             stdout=log,
@@ -51,6 +52,13 @@ class TrainerProcess:
         log.close()
         self._wait_ready()
         return self
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the front and of its children, the model worker among them."""
+        assert self._process is not None
+        tasks = Path(f"/proc/{self._process.pid}/task").glob("*/children")
+        return [self._process.pid, *(int(pid) for path in tasks for pid in path.read_text().split())]
 
     def kill(self) -> None:
         """kill -9 of front and worker at once."""

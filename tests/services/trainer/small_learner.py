@@ -13,7 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from moontune.checkpoints import MANIFEST_FILE, Manifest, adapter_digest
+from moontune.checkpoints.disk import disk_error
 from moontune.checkpoints.folder import file_entries, new_folder, verify_folder
+from moontune.errors import CheckpointCorrupt
 from moontune.serving.server import run
 from moontune.serving.worker_protocol import CallContext, WorkerSpec
 from moontune.values.finetune import Finetune
@@ -58,7 +60,8 @@ class SmallLearner:
 
     def train(self, ctx: CallContext, order: TrainOrder) -> StepOutcome:
         source = Path(order.folder)
-        assert verify_folder(source).adapter_digest == order.finetune.adapter_digest
+        if verify_folder(source).adapter_digest != order.finetune.adapter_digest:
+            raise CheckpointCorrupt(f"{source} holds other weights")
         assert order.client_state is not None
         time.sleep(0.02)  # long enough to be killed in
         weights = stepped((source / WEIGHTS_FILE).read_bytes(), order.client_state)
@@ -70,6 +73,15 @@ class SmallLearner:
 
 
 def _write(final: Path, finetune: Finetune, step: int, weights: bytes, client_state: bytes | None) -> WrittenStep:
+    try:
+        return _write_folder(final, finetune, step, weights, client_state)
+    except OSError as error:
+        raise disk_error(error, f"step {step} cannot be written and was not applied") from error
+
+
+def _write_folder(
+    final: Path, finetune: Finetune, step: int, weights: bytes, client_state: bytes | None
+) -> WrittenStep:
     with new_folder(final) as folder:
         (folder / WEIGHTS_FILE).write_bytes(weights)
         (folder / CONFIG_FILE).write_text("{}")
