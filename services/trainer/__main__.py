@@ -1,8 +1,12 @@
 """`python -m services.trainer`: run the trainer."""
 
+import sys
+
 from moontune.serving.server import run
 from moontune.serving.worker_protocol import WorkerSpec
 from services.trainer.config import TrainerSettings
+from services.trainer.follow import follow
+from services.trainer.ranks import Ranks
 from services.trainer.servicer import build
 
 COMPONENTS = {"learner": "services.trainer.learner:build", "forms": "services.trainer.forms:build"}
@@ -20,7 +24,11 @@ def worker(settings: TrainerSettings) -> WorkerSpec:
 
 
 def main() -> None:
-    """Run the trainer."""
+    """Run the trainer; under torchrun rank 0 serves and the others follow."""
+    if (rank := Ranks().rank) > 0:
+        settings = TrainerSettings.load(sys.argv[1:])
+        follow(settings, worker(settings), rank)
+        return
     run("trainer", TrainerSettings, build, worker)
 
 

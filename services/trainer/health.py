@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -16,14 +17,23 @@ from services.trainer.losses.terms import MAX_LOG_RATIO
 from services.trainer.tally import Tally
 
 
+@dataclass(slots=True)
+class HealthSums:
+    """What ranks add up. sums, counts: of means. totals: of sums over the batch. max_ratio: the largest seen."""
+
+    sums: dict[str, float] = field(default_factory=dict[str, float])
+    counts: dict[str, int] = field(default_factory=dict[str, int])
+    totals: dict[str, float] = field(default_factory=dict[str, float])
+    max_ratio: float = 0.0
+
+
 class StepHealth:
-    """Collects what the passes over a step's batch see."""
+    """Collects what the passes over a step's batch see. `sums` is what other ranks may be told."""
 
     def __init__(self) -> None:
-        self._sums: defaultdict[str, float] = defaultdict(float)
-        self._counts: defaultdict[str, int] = defaultdict(int)
+        self.sums = HealthSums()
         self._seconds: defaultdict[TrainKey, float] = defaultdict(float)
-        self._max_ratio = 0.0
+        self._put: dict[str, float] = {}
 
     @contextmanager
     def timed(self, phase: TrainKey) -> Generator[None]:
@@ -37,13 +47,29 @@ class StepHealth:
     def mean(self, key: str, values_N: Tensor) -> None:
         """Add values to a mean."""
         if values_N.numel():
-            self._sums[key] += float(values_N.detach().double().sum())
-            self._counts[key] += values_N.numel()
+            sums, counts = self.sums.sums, self.sums.counts
+            sums[key] = sums.get(key, 0.0) + float(values_N.detach().double().sum())
+            counts[key] = counts.get(key, 0) + values_N.numel()
 
     def total(self, key: str, value: float) -> None:
         """Add to a sum."""
-        self._sums[key] += value
-        self._counts[key] = 1
+        self.sums.totals[key] = self.sums.totals.get(key, 0.0) + value
+
+    def put(self, key: str, value: float) -> None:
+        """Set a figure that every rank knows alike."""
+        self._put[key] = value
+
+    def merge(self, every: Sequence[HealthSums], own: int) -> None:
+        """Add the sums of the other ranks to those of rank `own`, which are `sums` already."""
+        for other in (each for rank, each in enumerate(every) if rank != own):
+            for mine, theirs in (
+                (self.sums.sums, other.sums),
+                (self.sums.counts, other.counts),
+                (self.sums.totals, other.totals),
+            ):
+                for key, value in theirs.items():
+                    mine[key] = mine.get(key, 0) + value  # pyright: ignore[reportArgumentType]  (int to int)
+            self.sums.max_ratio = max(self.sums.max_ratio, other.max_ratio)
 
     def by_head(self, name: str, values_N: Tensor, heads: Sequence[Head]) -> None:
         """Add values to their overall mean and to the mean of each head; `heads` has one entry a value."""
@@ -60,14 +86,15 @@ class StepHealth:
         if old_N.numel():
             u_N = (old_N - recorded_N).detach().clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
             self.mean(TrainKey.MISMATCH_KL, u_N.expm1() - u_N)
-            self._max_ratio = max(self._max_ratio, float(u_N.max().exp()))
+            self.sums.max_ratio = max(self.sums.max_ratio, float(u_N.max().exp()))
 
     def figures(self, tally: Tally) -> dict[str, float]:
         """Everything by registered name; figures that do not apply to this step are left out."""
-        found = {str(key): self._sums[key] / max(self._counts[key], 1) for key in self._sums}
+        found = {str(key): value / self.sums.counts[key] for key, value in self.sums.sums.items()}
+        found |= {str(key): value for key, value in (self.sums.totals | self._put).items()}
         found |= {str(phase): seconds for phase, seconds in self._seconds.items()}
-        if self._max_ratio:
-            found[TrainKey.MAX_RATIO] = self._max_ratio
+        if self.sums.max_ratio:
+            found[TrainKey.MAX_RATIO] = self.sums.max_ratio
         found |= batch_figures(tally)
         return {name: float(value) for name, value in found.items() if math.isfinite(value)}
 

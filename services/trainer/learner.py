@@ -4,24 +4,22 @@ The front tells it where the present step is and where the new one goes; it answ
 disk. Whether that folder becomes the finetune's step is decided by the front's transaction, not here.
 """
 
-import math
-from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from moontune.checkpoints.disk import disk_error
-from moontune.errors import Cancelled, NonFiniteStep, WrongBase
+from moontune.errors import MoontuneError, WrongBase
 from moontune.model.base_model import BaseModel, share_base
 from moontune.model.lora import Adapters
 from moontune.telemetry.names import TrainKey
 from moontune.values.finetune import Finetune, LoraTarget
 from moontune.values.logprobs import DecisionScore
-from services.trainer.batch import BatchPlan, Piece, micro_batches, plan_batch
+from services.trainer.batch import BatchPlan, plan_batch
+from services.trainer.gang import Alone, Gang, TorchGang
 from services.trainer.health import StepHealth
 from services.trainer.images import StepImages
 from services.trainer.live import LiveFinetune, LiveFinetunes
 from services.trainer.losses import LOSSES
+from services.trainer.optimise import optimise, raise_first
 from services.trainer.orders import (
     CreateOrder,
     LearnerOptions,
@@ -30,8 +28,9 @@ from services.trainer.orders import (
     TrainOrder,
     WrittenStep,
 )
-from services.trainer.passes import BatchPass, Cancellable, named
+from services.trainer.passes import BatchPass, Cancellable
 from services.trainer.prepared import StepGroups
+from services.trainer.ranks import Ranks
 from services.trainer.scores import score_spool
 from services.trainer.spool import Spool
 from services.trainer.step_folder import write_step
@@ -40,18 +39,21 @@ NO_SIGNAL = "no group carries signal: in each, all rewards are equal, missing or
 
 
 def build(base: BaseModel, options: LearnerOptions) -> "Learner":
-    """The component's factory: its own module tree over the worker's base."""
-    return Learner(share_base(base), options)
+    """The component's factory: its own module tree over the worker's base. Under torchrun it waits for all ranks."""
+    ranks = Ranks()
+    gang = TorchGang(ranks, base.device) if ranks.world_size > 1 else Alone()
+    return Learner(share_base(base), options, gang)
 
 
 class Learner:
-    """Creates finetunes, applies steps and scores rollouts, one call at a time."""
+    """Creates finetunes, applies steps and scores rollouts, one call at a time. Ranks that follow only apply steps."""
 
     worker_threads = 1
 
-    def __init__(self, base: BaseModel, options: LearnerOptions) -> None:
+    def __init__(self, base: BaseModel, options: LearnerOptions, gang: Gang | None = None) -> None:
         self._base = base
         self._options = options
+        self._gang = gang or Alone()
         self._adapters = Adapters(base.module)
         self._live = LiveFinetunes(self._adapters, options.live_finetunes)
 
@@ -77,20 +79,22 @@ class Learner:
             Cancelled: the caller left. CheckpointCorrupt: the present step's files are damaged.
         """
         self._check_base(order.finetune)
+        self._gang.share(order)
         health, settings = StepHealth(), order.settings
         with health.timed(TrainKey.SECONDS_STEP):
             with health.timed(TrainKey.SECONDS_PREPARE):
-                plan = self._plan(order)
-            if not plan.groups:
+                plan, live = self._begin(order)
+            if live is None:
                 return StepOutcome(None, NO_SIGNAL, health.figures(plan.tally))
-            live = self._live.take(order.finetune, Path(order.folder))
             try:
                 live.configure(settings)
                 self._passes(ctx, order, plan, live, health)
                 state = live.client_state if order.client_state is None else order.client_state
                 with health.timed(TrainKey.SECONDS_PERSIST):
                     figures = health.figures(plan.tally)
-                    written = self._write(order.new_folder, order.finetune, order.step, live, state, figures)
+                    written = None
+                    if self._gang.rank == 0:
+                        written = self._write(order.new_folder, order.finetune, order.step, live, state, figures)
             except BaseException:
                 self._live.drop(live)
                 raise
@@ -115,7 +119,25 @@ class Learner:
     def forget(self, ctx: Cancellable, finetune_id: str) -> None:
         """Let go of a deleted or restored finetune."""
         del ctx
+        self._gang.share(finetune_id)
         self._live.forget(finetune_id)
+
+    def _begin(self, order: TrainOrder) -> tuple[BatchPlan, LiveFinetune | None]:
+        """The plan, and the finetune at its present step where it is to learn something; on every rank or on none."""
+        plan = live = failure = None
+        try:
+            plan = self._plan(order)
+            live = self._live.take(order.finetune, Path(order.folder)) if plan.groups else None
+        except MoontuneError as error:
+            failure = error
+        try:
+            raise_first(self._gang, failure)
+        except MoontuneError:
+            if live is not None:
+                self._live.drop(live)
+            raise
+        assert plan is not None
+        return plan, live
 
     def _groups(self, order: TrainOrder) -> StepGroups:
         spool = Spool(Path(order.spool))
@@ -135,35 +157,10 @@ class Learner:
         self._adapters.activate(order.finetune.id)
         try:
             one_pass = BatchPass(self._base, self._adapters, self._groups(order), images, settings, health)
-            for _ in range(settings.passes):
-                live.optimiser.zero_grad(set_to_none=True)
-                for batch in micro_batches(plan.groups, self._options.micro_tokens):
-                    if ctx.cancelled():
-                        raise Cancelled("the caller left; the step was not applied")
-                    one_pass.run(batch)
-                    self._check_gradients(live, batch)
-                with health.timed(TrainKey.SECONDS_OPTIMISER):
-                    self._clip_and_step(live, settings.max_grad_norm, health)
-            health.total(TrainKey.LEARNING_RATE, settings.learning_rate)
+            optimise(ctx, one_pass, plan.groups, live, settings, health, self._gang, self._options.micro_tokens)
         finally:
             live.optimiser.zero_grad(set_to_none=True)
             self._adapters.activate(None)
-
-    def _check_gradients(self, live: LiveFinetune, batch: Sequence[Piece]) -> None:
-        for parameter in live.parameters.values():
-            if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-                raise NonFiniteStep(f"the gradient is not finite after {named(batch)}; nothing was applied")
-
-    def _clip_and_step(self, live: LiveFinetune, max_norm: float, health: StepHealth) -> None:
-        gradients = [parameter.grad for parameter in live.parameters.values() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=False)
-        if not math.isfinite(float(norm)):
-            raise NonFiniteStep("the gradient's norm is not finite; nothing was applied")
-        torch.nn.utils.clip_grads_with_norm_(live.parameters.values(), max_norm, norm, foreach=False)
-        live.optimiser.step()
-        health.mean(TrainKey.GRAD_NORM, norm.reshape(1))
-        if not all(bool(torch.isfinite(parameter).all()) for parameter in live.parameters.values()):
-            raise NonFiniteStep("the adapter is not finite after the optimiser's step; nothing was applied")
 
     def _write(
         self,

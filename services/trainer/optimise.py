@@ -1,0 +1,79 @@
+"""The optimiser's part of a step: passes over this rank's groups, the gang's gradient, clip, and one step each."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from moontune.errors import Cancelled, MoontuneError, NonFiniteStep
+from moontune.telemetry.names import TrainKey
+from moontune.values.training import TrainSettings
+from services.trainer.batch import Piece, PlannedGroup, micro_batches
+from services.trainer.gang import Gang, share_of
+from services.trainer.health import StepHealth
+from services.trainer.live import LiveFinetune
+from services.trainer.passes import BatchPass, Cancellable, named
+
+
+def optimise(
+    ctx: Cancellable,
+    one_pass: BatchPass,
+    groups: Sequence[PlannedGroup],
+    live: LiveFinetune,
+    settings: TrainSettings,
+    health: StepHealth,
+    gang: Gang,
+    micro_tokens: int,
+) -> None:
+    """Change the finetune in place by one step; every rank changes it alike.
+
+    Raises:
+        NonFiniteStep: loss, gradient or result is not finite, here or on another rank. Cancelled: the caller left.
+    """
+    batches = list(micro_batches(share_of(groups, gang.rank, gang.size), micro_tokens))
+    for _ in range(settings.passes):
+        live.optimiser.zero_grad(set_to_none=True)
+        raise_first(gang, _accumulate(ctx, one_pass, batches, live.parameters))
+        with health.timed(TrainKey.SECONDS_OPTIMISER):
+            gang.reduce(live.parameters)
+            _clip_and_step(live, settings.max_grad_norm, health)
+    if gang.size > 1:
+        health.merge(gang.gather(health.sums), gang.rank)
+    health.put(TrainKey.LEARNING_RATE, settings.learning_rate)
+
+
+def raise_first(gang: Gang, failure: MoontuneError | None) -> None:
+    """Raise what went wrong on any rank, on every rank: none takes a step that another does not."""
+    failures = [each for each in gang.gather(failure) if each is not None]
+    if failures:
+        raise failure or failures[0]
+
+
+def _accumulate(
+    ctx: Cancellable, one_pass: BatchPass, batches: Sequence[list[Piece]], parameters: Mapping[str, nn.Parameter]
+) -> MoontuneError | None:
+    """Add up this rank's gradients; what went wrong is returned, for the others to hear of it."""
+    try:
+        for batch in batches:
+            if ctx.cancelled():
+                return Cancelled("the caller left; the step was not applied")
+            one_pass.run(batch)
+            for parameter in parameters.values():
+                if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+                    return NonFiniteStep(f"the gradient is not finite after {named(batch)}; nothing was applied")
+    except MoontuneError as error:
+        return error
+    return None
+
+
+def _clip_and_step(live: LiveFinetune, max_norm: float, health: StepHealth) -> None:
+    gradients = [parameter.grad for parameter in live.parameters.values() if parameter.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients, foreach=False)
+    if not math.isfinite(float(norm)):
+        raise NonFiniteStep("the gradient's norm is not finite; nothing was applied")
+    torch.nn.utils.clip_grads_with_norm_(live.parameters.values(), max_norm, norm, foreach=False)
+    live.optimiser.step()
+    health.mean(TrainKey.GRAD_NORM, norm.reshape(1))
+    if not all(bool(torch.isfinite(parameter).all()) for parameter in live.parameters.values()):
+        raise NonFiniteStep("the adapter is not finite after the optimiser's step; nothing was applied")
