@@ -2,7 +2,7 @@
 
 import typer
 
-from moontune.cli import jobs, keys, listing, rewards
+from moontune.cli import checkpoints, jobs, keys, listing, models, rewards
 from moontune.cli.health import health
 from moontune.cli.train import train
 from moontune.cli.up import up
@@ -28,5 +28,6 @@ app.command()(health)
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(keys.app, name="keys")
 app.add_typer(listing.finetunes, name="finetunes")
+app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(rewards.app, name="rewards")
-app.add_typer(listing.models, name="models")
+app.add_typer(models.app, name="models")

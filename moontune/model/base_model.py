@@ -7,19 +7,14 @@ from pathlib import Path
 
 import torch
 
-from moontune.errors import InvalidField, ModelNotFound
+from moontune.errors import InvalidField
+from moontune.model.base_folders import CONFIG_FILE, TOKENIZER_FILE, find_base
 from moontune.model.config import MoondreamConfig
 from moontune.model.device import choose_device, default_dtype
 from moontune.model.moondream import Moondream
 from moontune.model.tokenizer import Tokenizer
 from moontune.model.weight_files import weight_files
 from moontune.model.weights import load_weights
-
-BASES = Path(__file__).parent / "bases"
-"""Bases that are part of the package."""
-
-CONFIG_FILE = "config.json"
-TOKENIZER_FILE = "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,19 +49,6 @@ def load_base(name_or_path: str, device: str | None = None, dtype: torch.dtype |
     load_weights(module, folder, where, {name: parameter.dtype for name, parameter in module.named_parameters()})
     module.eval()
     return BaseModel(config.name, config, module, tokenizer, base_digest(folder), where, folder)
-
-
-def find_base(name_or_path: str) -> Path:
-    """The folder of a base; raises ModelNotFound naming the bases there are."""
-    for folder in (BASES / name_or_path, Path(name_or_path).expanduser()):
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    there = sorted(folder.parent.name for folder in BASES.glob(f"*/{CONFIG_FILE}"))
-    raise ModelNotFound(
-        f"base {name_or_path!r} is not here; give one of {', '.join(there) or '(none in the package)'} or the path of "
-        f"a folder with {CONFIG_FILE}, weights and {TOKENIZER_FILE}",
-        metadata={"base": name_or_path},
-    )
 
 
 def base_digest(folder: Path) -> str:

@@ -14,7 +14,8 @@ from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariable
 from torch import Tensor
 
 from moontune.model.adapter_tensors import AdapterTensors, refuse
-from moontune.model.base_model import CONFIG_FILE, TOKENIZER_FILE, BaseModel
+from moontune.model.base_folders import CONFIG_FILE, TOKENIZER_FILE
+from moontune.model.base_model import BaseModel
 from moontune.model.lora_layers import target_of
 from moontune.model.moondream import Moondream
 from moontune.model.quantisation import fits_int4, to_int4

@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
-from moontune.model.base_model import CONFIG_FILE, TOKENIZER_FILE
+from moontune.model.base_folders import CONFIG_FILE, TOKENIZER_FILE
 from moontune.model.config import (
     CaptionTemplates,
     LimitsConfig,

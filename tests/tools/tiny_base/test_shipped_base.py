@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from moontune.model.base_model import BASES, load_base
+from moontune.model.base_folders import BASES
+from moontune.model.base_model import load_base
 from tools.tiny_base.architecture import NAME, tiny_config
 from tools.tiny_base.pretrain import Plan, pretrain
 from tools.tiny_base.score import score_base

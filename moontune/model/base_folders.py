@@ -1,0 +1,52 @@
+"""Where bases lie on this machine: in the package, in the folder of pulled ones, or anywhere by path. Torch-free."""
+
+from pathlib import Path
+
+from platformdirs import user_data_path
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from moontune.errors import ModelNotFound
+
+BASES = Path(__file__).parent / "bases"
+"""Bases that are part of the package."""
+
+CONFIG_FILE = "config.json"
+TOKENIZER_FILE = "tokenizer.json"
+
+
+class ModelSettings(BaseSettings):
+    """Where pulled bases are kept."""
+
+    model_config = SettingsConfigDict(env_prefix="MOONTUNE_")
+
+    models_dir: Path = Field(
+        default_factory=lambda: user_data_path("moontune") / "models",
+        description="Folder of the bases that `moontune models pull` fetched, one folder each.",
+    )
+
+
+def pulled_folder(name: str) -> Path:
+    """Where a pulled base of this name is, or would be."""
+    return ModelSettings().models_dir.expanduser() / name
+
+
+def local_bases() -> dict[str, Path]:
+    """Folders of the bases in the package and of the pulled ones, by name."""
+    found = [*BASES.glob(f"*/{CONFIG_FILE}"), *pulled_folder("").glob(f"*/{CONFIG_FILE}")]
+    return {file.parent.name: file.parent for file in sorted(found)}
+
+
+def find_base(name_or_path: str) -> Path:
+    """The folder of a base; raises ModelNotFound naming the bases there are."""
+    here = local_bases()
+    if name_or_path in here:
+        return here[name_or_path]
+    folder = Path(name_or_path).expanduser()
+    if (folder / CONFIG_FILE).is_file():
+        return folder
+    raise ModelNotFound(
+        f"base {name_or_path!r} is not here; give one of {', '.join(here) or '(none yet)'}, fetch one with `moontune "
+        f"models pull`, or give the path of a folder with {CONFIG_FILE}, weights and {TOKENIZER_FILE}",
+        metadata={"base": name_or_path},
+    )
