@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from moontune.data.coco import read_coco
-from moontune.data.jsonl import ground_truth, ground_truth_record, read_jsonl
+from moontune.data.jsonl import read_jsonl
+from moontune.data.labels import ground_truth, ground_truth_record
 from moontune.data.sample import Sample
 from moontune.errors import DatasetNotFound, InvalidField
 from moontune.values.job import DatasetSource

@@ -3,28 +3,26 @@
     {"image": "images/1.png", "skill": "detect", "object": "digit", "boxes": [[x_min, y_min, x_max, y_max], ...]}
     {"image": "images/2.png", "skill": "point", "object": "digit", "points": [[x, y], ...]}     (or "boxes")
     {"image": "images/3.png", "skill": "query", "question": "How many?", "answers": ["2", "two"], "reasoning": true}
+    {"image": "images/4.png", "skill": "point", "object": "digit", "masks": [{"polygon": [[[x, y], ...], ...]}]}
 
-Coordinates are 0..1, x to the right, y down. `image` is relative to the file's folder. `skill` and `object` may be
-left out where the job's config gives them. Unknown keys are faults.
+`labels.py` has every kind of label. Coordinates are 0..1, x to the right, y down. `image` is relative to the file's
+folder. `skill` and `object` may be left out where the job's config gives them. Unknown keys are faults.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
 from moontune.data import image_file
+from moontune.data.labels import LABEL_KEYS, Record, ground_truth
 from moontune.data.problems import Problems
 from moontune.data.sample import Sample
 from moontune.errors import InvalidField
-from moontune.values.geometry import Box, Point
-from moontune.values.ground_truth import GroundTruth
 from moontune.values.job import DatasetSource
 from moontune.values.skill import Skill
 
-KEYS = ("image", "skill", "object", "question", "reasoning", "boxes", "points", "answers")
-MOST = 1e300
-Record = Mapping[str, object]
+KEYS = ("image", "skill", "object", "question", "reasoning", *LABEL_KEYS)
 
 
 def read_jsonl(file: Path, source: DatasetSource, skill: Skill) -> Iterator[Sample]:
@@ -91,47 +89,3 @@ def _text(record: Record, key: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{key} is {value!r}; allowed: text")
     return value
-
-
-def _rows(record: Record, key: str, length: int) -> list[list[float]] | None:
-    """A list of lists of `length` numbers, or None when the key is absent."""
-    given = record.get(key)
-    if given is None:
-        return None
-    rows = cast("list[object]", given) if isinstance(given, list) else [None]
-    for row in rows:
-        numbers = cast("list[object]", row) if isinstance(row, list) else []
-        if len(numbers) != length or not all(_is_number(number) for number in numbers):
-            raise ValueError(f"{key} is {given!r}; allowed: a list of lists of {length} numbers")
-    return cast("list[list[float]]", rows)
-
-
-def _is_number(value: object) -> bool:
-    """Whether it is a number that a float can hold: JSON knows integers of any length."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= MOST
-
-
-def ground_truth(record: Record) -> GroundTruth:
-    """The labels of a line; ValueError in words for lists of another form."""
-    boxes, points, answers = _rows(record, "boxes", 4), _rows(record, "points", 2), record.get("answers")
-    if answers is not None:
-        texts = cast("list[object]", answers) if isinstance(answers, list) else []
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise ValueError(f"answers is {answers!r}; allowed: a list of one or more texts")
-    return GroundTruth(
-        boxes=None if boxes is None else tuple(Box(*map(float, row)) for row in boxes),
-        points=None if points is None else tuple(Point(*map(float, row)) for row in points),
-        answers=None if answers is None else tuple(cast("list[str]", answers)),
-    )
-
-
-def ground_truth_record(truth: GroundTruth) -> dict[str, object]:
-    """The keys of a line that hold these labels; `ground_truth` reads them back."""
-    record: dict[str, object] = {}
-    if truth.boxes is not None:
-        record["boxes"] = [[box.x_min, box.y_min, box.x_max, box.y_max] for box in truth.boxes]
-    if truth.points is not None:
-        record["points"] = [[point.x, point.y] for point in truth.points]
-    if truth.answers is not None:
-        record["answers"] = list(truth.answers)
-    return record

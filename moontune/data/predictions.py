@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from moontune.data.jsonl import ground_truth, ground_truth_record
+from moontune.data.labels import ground_truth, ground_truth_record
 from moontune.data.sample import Sample
 from moontune.values.geometry import Box, Point
 from moontune.values.ground_truth import GroundTruth

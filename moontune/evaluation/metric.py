@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from moontune.errors import InvalidField
 from moontune.evaluation.exact_match import is_exact_match
-from moontune.evaluation.f1 import detect_counts, point_in_box_counts, point_near_counts
+from moontune.evaluation.f1 import detect_counts, point_in_box_counts, point_in_mask_counts, point_near_counts
 from moontune.evaluation.tally import Tally, pooled
 from moontune.values.ground_truth import GroundTruth
 from moontune.values.output import CaptionOutput, DetectOutput, Output, PointOutput, QueryOutput
@@ -39,6 +39,12 @@ def _in_box(output: Output, truth: GroundTruth) -> Tally:
     return point_in_box_counts(output.points, truth.boxes).tally
 
 
+def _in_mask(output: Output, truth: GroundTruth) -> Tally:
+    if not isinstance(output, PointOutput) or truth.masks is None:
+        raise _wrong(output, truth, "a point output and ground-truth masks")
+    return point_in_mask_counts(output.points, truth.masks).tally
+
+
 def _near(output: Output, truth: GroundTruth) -> Tally:
     if not isinstance(output, PointOutput) or truth.points is None:
         raise _wrong(output, truth, "a point output and ground-truth points")
@@ -58,6 +64,7 @@ METRICS: Mapping[str, Metric] = {
         Metric("f1_iou50", "Micro F1 of boxes matched one to one at IoU 0.5 or more", _detect(0.5)),
         Metric("f1_iou75", "Micro F1 of boxes matched one to one at IoU 0.75 or more", _detect(0.75)),
         Metric("f1_in_box", "Micro F1 of points, each inside a ground-truth box of its own", _in_box),
+        Metric("f1_in_mask", "Micro F1 of points, each inside a ground-truth mask of its own", _in_mask),
         Metric("f1_near", "Micro F1 of points, each within 0.05 of a ground-truth point of its own", _near),
         Metric("exact_match", "Share of answers that equal a reference after normalisation", _exact),
     )
@@ -72,12 +79,16 @@ def metric_named(name: str, field: str = "metric") -> Metric:
 
 
 def default_metric(skill: Skill, truth: GroundTruth) -> Metric:
-    """What a skill is judged by when nobody says: f1_iou50, f1_in_box or f1_near, exact_match."""
-    if skill is Skill.DETECT:
-        return METRICS["f1_iou50"]
-    if skill is Skill.POINT:
-        return METRICS["f1_in_box" if truth.boxes is not None else "f1_near"]
-    return METRICS["exact_match"]
+    """What a skill is judged by when nobody says: f1_iou50, f1_in_box, f1_in_mask or f1_near, exact_match.
+
+    Raises InvalidField for labels that no metric reads: a text answer that writes boxes, masks or poses.
+    """
+    point = {"boxes": "f1_in_box", "masks": "f1_in_mask", "points": "f1_near"}
+    names = {Skill.DETECT: {"boxes": "f1_iou50"}, Skill.POINT: point}.get(skill, {"answers": "exact_match"})
+    label = next(iter(truth.labels), next(reversed(names)))
+    if label not in names:
+        raise InvalidField.of("ground_truth", label, f"{' or '.join(names)}: what held-out {skill} is judged by")
+    return METRICS[names[label]]
 
 
 def evaluate(metric: Metric, outputs: Sequence[Output], truths: Sequence[GroundTruth]) -> tuple[float, list[Tally]]:
@@ -89,5 +100,4 @@ def evaluate(metric: Metric, outputs: Sequence[Output], truths: Sequence[GroundT
 
 
 def _wrong(output: Output, truth: GroundTruth, allowed: str) -> InvalidField:
-    labelled = [name for name in ("boxes", "points", "answers") if getattr(truth, name) is not None]
-    return InvalidField.of("output", f"{type(output).__name__} against {labelled}", allowed)
+    return InvalidField.of("output", f"{type(output).__name__} against {list(truth.labels)}", allowed)

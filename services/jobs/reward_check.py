@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from moontune.data.dataset import Dataset
 from moontune.data.sample import Sample
 from moontune.errors import FieldViolation, InvalidField, RewardNotFound
+from moontune.evaluation import default_metric
 from moontune.values.image import Image
 from moontune.values.job import JobConfig
 from moontune.values.output import DetectOutput, Output, PointOutput, QueryOutput
@@ -33,7 +34,10 @@ async def check_reward(peers: Peers, config: JobConfig, train: Dataset) -> None:
         InvalidField, RewardNotFound: the reward is wrong, or does not fit the samples; with the config's keys.
     """
     stride = max(1, len(train) // TRIED)
-    groups = [_unanswered(train[index]) for index in range(0, len(train), stride)][:TRIED]
+    samples = [train[index] for index in range(0, len(train), stride)][:TRIED]
+    for sample in samples:
+        default_metric(sample.skill, sample.ground_truth)  # what cannot be judged on held-out samples is no job
+    groups = [_unanswered(sample) for sample in samples]
     try:
         await peers.dry_run(config.reward, groups)
     except (InvalidField, RewardNotFound) as error:
