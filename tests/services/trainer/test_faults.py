@@ -162,6 +162,7 @@ async def test_a_step_that_was_computed_and_not_committed_does_not_stay(
         assert sorted(path.name[:8] for path in folder.iterdir()) == ["00000000", "00000001", "00000002"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", ["create.in-transaction", "delete.in-transaction", "delete.committed"])
 async def test_creating_and_deleting_are_whole_or_not_at_all(trainer: TrainerProcess, point: str) -> None:
     trainer.start()

@@ -50,7 +50,7 @@ async def begun(client: TrainerClient) -> Finetune:
     return finetune
 
 
-@pytest.mark.parametrize("point", ["store.file:2", "store.before-manifest"])
+@pytest.mark.parametrize("point", [pytest.param("store.file:2", marks=pytest.mark.slow), "store.before-manifest"])
 async def test_a_trainer_killed_during_an_upload_leaves_nothing_listed(setting: Setting, point: str) -> None:
     trainer, store = setting.trainer.start(**{VARIABLE: point}), setting.store
     async with TrainerClient(trainer.address, retry=ONCE) as client:
@@ -88,6 +88,7 @@ async def test_saved_steps_live_in_the_bucket_alone(setting: Setting, tmp_path: 
     assert store._filesystem.find(store._root) == []
 
 
+@pytest.mark.slow
 async def test_damage_in_the_bucket_is_found_and_can_be_deleted(setting: Setting) -> None:
     trainer, store = setting.trainer.start(), setting.store
     async with TrainerClient(trainer.address) as client:
