@@ -185,7 +185,9 @@ class Finetune(_message.Message):
     kind: Global___FinetuneKind.ValueType
     """What it changes of the base. Never unspecified."""
     step: _builtins.int
-    """Applied optimiser steps, 0 or more."""
+    """Number of its present step, 0 or more: each applied optimiser step takes the next number that was never used, also
+    after a restore.
+    """
     adapter_digest: _builtins.str
     """Digest of the adapter at that step, `sha256:` and 64 hex digits. Never empty."""
     @_builtins.property

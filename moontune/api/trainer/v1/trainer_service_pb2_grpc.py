@@ -213,7 +213,8 @@ class TrainerServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RestoreCheckpoint(self, request, context):
-        """Sets a finetune back to a checkpoint: adapter, optimiser moments and generator states, bit for bit.
+        """Sets a finetune back to a checkpoint: adapter, optimiser moments and generator states, bit for bit. Later steps keep
+        their names and stay what they are; the next step takes the next number that was never used.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -62,7 +62,9 @@ class TrainerServiceStub:
     DeleteCheckpoint: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.DeleteCheckpointRequest, _trainer_service_pb2.DeleteCheckpointResponse]
     """Deletes one checkpoint and frees its space."""
     RestoreCheckpoint: _grpc.UnaryUnaryMultiCallable[_trainer_service_pb2.RestoreCheckpointRequest, _trainer_service_pb2.RestoreCheckpointResponse]
-    """Sets a finetune back to a checkpoint: adapter, optimiser moments and generator states, bit for bit."""
+    """Sets a finetune back to a checkpoint: adapter, optimiser moments and generator states, bit for bit. Later steps keep
+    their names and stay what they are; the next step takes the next number that was never used.
+    """
     DownloadAdapter: _grpc.UnaryStreamMultiCallable[_trainer_service_pb2.DownloadAdapterRequest, _trainer_service_pb2.DownloadAdapterResponse]
     """Streams an adapter's files: a header, then chunks of at most 1 MiB. Saved and still kept unsaved steps."""
     ImportAdapter: _grpc.StreamUnaryMultiCallable[_trainer_service_pb2.ImportAdapterRequest, _trainer_service_pb2.ImportAdapterResponse]
@@ -110,7 +112,9 @@ class TrainerServiceAsyncStub(TrainerServiceStub):
     DeleteCheckpoint: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.DeleteCheckpointRequest, _trainer_service_pb2.DeleteCheckpointResponse]  # type: ignore[assignment]
     """Deletes one checkpoint and frees its space."""
     RestoreCheckpoint: _aio.UnaryUnaryMultiCallable[_trainer_service_pb2.RestoreCheckpointRequest, _trainer_service_pb2.RestoreCheckpointResponse]  # type: ignore[assignment]
-    """Sets a finetune back to a checkpoint: adapter, optimiser moments and generator states, bit for bit."""
+    """Sets a finetune back to a checkpoint: adapter, optimiser moments and generator states, bit for bit. Later steps keep
+    their names and stay what they are; the next step takes the next number that was never used.
+    """
     DownloadAdapter: _aio.UnaryStreamMultiCallable[_trainer_service_pb2.DownloadAdapterRequest, _trainer_service_pb2.DownloadAdapterResponse]  # type: ignore[assignment]
     """Streams an adapter's files: a header, then chunks of at most 1 MiB. Saved and still kept unsaved steps."""
     ImportAdapter: _aio.StreamUnaryMultiCallable[_trainer_service_pb2.ImportAdapterRequest, _trainer_service_pb2.ImportAdapterResponse]  # type: ignore[assignment]
@@ -233,7 +237,9 @@ class TrainerServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _trainer_service_pb2.RestoreCheckpointRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_trainer_service_pb2.RestoreCheckpointResponse, _abc.Awaitable[_trainer_service_pb2.RestoreCheckpointResponse]]:
-        """Sets a finetune back to a checkpoint: adapter, optimiser moments and generator states, bit for bit."""
+        """Sets a finetune back to a checkpoint: adapter, optimiser moments and generator states, bit for bit. Later steps keep
+        their names and stay what they are; the next step takes the next number that was never used.
+        """
 
     @_abc_1.abstractmethod
     def DownloadAdapter(
