@@ -1,18 +1,31 @@
 """Two gloo ranks under torchrun against one: the same gradient, the same finetune, and a gang that heals."""
 
+import asyncio
+import contextlib
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from moontune.clients.retry import RetryPolicy
+from moontune.clients.trainer import TrainerClient
+from moontune.errors import Unavailable
+from moontune.values.finetune import Finetune, LoraSettings, NewFinetune
+from moontune.values.model_ref import PolicyVersion
 from moontune.values.skill import Skill
+from moontune.values.training import TrainSettings, TrainStep
 from services.trainer.batch import PlannedGroup
 from services.trainer.gang import share_of
 from tests.fakes.tiny_base import write_tiny_base
+from tests.services.trainer.made import rl_group
+from tests.services.trainer.process import TrainerProcess
 
 ROOT = Path(__file__).resolve().parents[3]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -71,3 +84,84 @@ def test_groups_are_shared_by_their_length() -> None:
     assert shares == [[0, 5], [1, 2, 3, 4]]  # 110 and 15 positions, 15 + 15 + 15 + 110
     assert [group.index for group in share_of(groups, 0, 1)] == [0, 1, 2, 3, 4, 5]
     assert share_of(groups[:1], 1, 2) == []
+
+
+class GangOfTwo:
+    """`python -m services.trainer` under torchrun. Its ranks have sessions of their own: found by a mark they carry."""
+
+    def __init__(self, folder: Path, base: Path) -> None:
+        self.trainer = TrainerProcess(base, folder / "data", GANG_TEST=str(folder))
+        self.trainer.wrapper = (*TORCHRUN, "--no-python")
+        self._mark = f"GANG_TEST={folder}".encode()
+
+    def worker(self, rank: int) -> int:
+        """The process that holds a rank's model."""
+        return next(pid for pid in self._pids(f"RANK={rank}".encode()) if b"spawn_main" in _read(pid, "cmdline"))
+
+    def kill(self) -> None:
+        for pid in self._pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.trainer.kill()
+
+    def _pids(self, also: bytes = b"") -> list[int]:
+        found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+        environments = {pid: _read(pid, "environ").split(b"\0") for pid in found}
+        return [pid for pid, env in environments.items() if self._mark in env and (not also or also in env)]
+
+
+def _read(pid: int, name: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""
+
+
+@pytest.fixture
+def gang(tmp_path: Path, base: Path) -> Iterator[GangOfTwo]:
+    made = GangOfTwo(tmp_path, base)
+    try:
+        made.trainer.start()
+        yield made
+    finally:
+        made.kill()
+
+
+def long_step(finetune: Finetune, number: int, request_id: str) -> TrainStep:
+    nobody = PolicyVersion("any", "sha256:" + "0" * 64)
+    groups = tuple(rl_group(Skill.DETECT, 100 * number + index, nobody, verified=False) for index in range(16))
+    return TrainStep(finetune.id, request_id, groups, TrainSettings(learning_rate=1e-3, passes=16), number - 1)
+
+
+def wait_for_last_group(data_dir: Path) -> None:
+    """Until a step's groups are all there and it begins."""
+    give_up_at = time.monotonic() + 60
+    while not list(data_dir.glob("spool/*/group-00015.pickle")):
+        assert time.monotonic() < give_up_at
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+async def test_a_rank_killed_in_a_step_fails_it_cleanly_and_training_goes_on(gang: GangOfTwo) -> None:
+    once, patient = RetryPolicy(attempts=1), RetryPolicy(attempts=40, first_s=0.5, most_s=2.0)
+    async with TrainerClient(gang.trainer.address, retry=once) as client:
+        finetune = await client.create_finetune(NewFinetune("one", "killed", lora=LoraSettings(4)))
+        digests = [(await client.train_step(long_step(finetune, 1, "step-1"))).adapter_digest]
+        for rank in (1, 0):
+            number = len(digests) + 1
+            step = long_step(finetune, number, f"step-{number}")
+            sent = asyncio.create_task(client.train_step(step))
+            await asyncio.to_thread(wait_for_last_group, gang.trainer.data_dir)
+            os.kill(gang.worker(rank), signal.SIGKILL)
+            with pytest.raises(Unavailable):
+                await sent
+            async with TrainerClient(gang.trainer.address, retry=patient) as again:
+                assert (await again.get_finetune(finetune.id)).step == number - 1
+                result = await again.train_step(step)
+            assert (result.step, result.replayed) == (number, False)
+            digests.append(result.adapter_digest)
+    async with TrainerClient(gang.trainer.address, retry=patient) as client:
+        straight = await client.create_finetune(NewFinetune("two", "straight", lora=LoraSettings(4)))
+        for number, digest in enumerate(digests, 1):
+            result = await client.train_step(long_step(straight, number, f"straight-{number}"))
+            assert result.adapter_digest == digest
