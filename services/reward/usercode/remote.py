@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from moontune.clients.reward_plugin import RewardPluginClient
-from moontune.errors import Code, DeadlineExceeded, MoontuneError
+from moontune.errors import Code, DeadlineExceeded, InvalidField, MoontuneError
 from moontune.values.reward import Parameter, ParseStatus, RewardInfo, RewardResult, RewardSample
 from moontune.values.reward_definition import RemoteReward
 from services.reward.sandbox.verdict import Failure, Verdict, checked_number
@@ -51,6 +51,8 @@ class RemoteService:
             return self._failed(samples, Failure.UNREACHABLE, str(circuit))
         except TimeoutError:
             return self._failed(samples, Failure.UNREACHABLE, "too many batches were waiting for it")
+        except InvalidField as error:
+            return self._failed(samples, Failure.BAD_RESULT, error.message)
         except MoontuneError as error:
             late = isinstance(error, DeadlineExceeded)
             return self._failed(samples, Failure.TIME_LIMIT if late else Failure.UNREACHABLE, error.message)

@@ -1,0 +1,1 @@
+"""Rewards of one's own, in every way that there is: docs/user_rewards.md."""
