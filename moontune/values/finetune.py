@@ -77,7 +77,7 @@ class LoraSettings:
 
 @dataclass(frozen=True, slots=True)
 class Finetune:
-    """A named policy. id is a ULID, base the base's name, step the number of applied optimiser steps."""
+    """A named policy. id is a ULID, base the base's name, step the number of its present step."""
 
     id: str
     name: str

@@ -8,7 +8,6 @@ from typing import Any
 from moontune.api.trainer.v1 import trainer_service_pb2 as pb
 from moontune.api.trainer.v1 import trainer_service_pb2_grpc as pb_grpc
 from moontune.auth.context import current_principal
-from moontune.errors import MoontuneError
 from moontune.serving.chassis import Chassis
 from moontune.telemetry import names
 from moontune.values.training import TrainStepResult
@@ -83,7 +82,7 @@ class TrainerServicer(pb_grpc.TrainerServiceServicer):
             payload = convert.StepDigest(step, count)
             groups = convert.read_groups(messages)
             result = await self._trainer.steps.apply(_organisation(), step, count, groups, payload)
-        except MoontuneError:
+        except Exception:
             await convert.drain(messages)
             raise
         self._observe(result)
@@ -185,7 +184,7 @@ class TrainerServicer(pb_grpc.TrainerServiceServicer):
             chunks = convert.read_chunks(messages)
             digest = payload_digest(adapter_import_to_proto(order))
             finetune = await self._trainer.imports.bring_in(_organisation(), order, chunks, digest)
-        except MoontuneError:
+        except Exception:
             await convert.drain(messages)
             raise
         return pb.ImportAdapterResponse(finetune=finetune_to_proto(finetune))

@@ -56,7 +56,7 @@ class SmallLearner:
     """The methods that the front calls."""
 
     def create(self, ctx: CallContext, order: CreateOrder) -> WrittenStep:
-        return _write(Path(order.folder), order.finetune, 0, FIRST, None)
+        return write(Path(order.folder), order.finetune, 0, FIRST, None)
 
     def train(self, ctx: CallContext, order: TrainOrder) -> StepOutcome:
         source = Path(order.folder)
@@ -65,14 +65,15 @@ class SmallLearner:
         assert order.client_state is not None
         time.sleep(0.02)  # long enough to be killed in
         weights = stepped((source / WEIGHTS_FILE).read_bytes(), order.client_state)
-        written = _write(Path(order.new_folder), order.finetune, order.step, weights, order.client_state)
+        written = write(Path(order.new_folder), order.finetune, order.step, weights, order.client_state)
         return StepOutcome(written, metrics={"loss": 1.0})
 
     def forget(self, ctx: CallContext, finetune_id: str) -> None:
         pass
 
 
-def _write(final: Path, finetune: Finetune, step: int, weights: bytes, client_state: bytes | None) -> WrittenStep:
+def write(final: Path, finetune: Finetune, step: int, weights: bytes, client_state: bytes | None) -> WrittenStep:
+    """Write a step's folder."""
     try:
         return _write_folder(final, finetune, step, weights, client_state)
     except OSError as error:
