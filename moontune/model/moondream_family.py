@@ -26,8 +26,10 @@ from moontune.values.request import SkillRequest
 from moontune.values.rollout import Decision, Head
 from moontune.values.skill import Skill
 
-CROPS_PER_PASS = 64
-"""Most crops in one pass of the vision tower, which bounds its activations."""
+CROPS_PER_PASS = {"cpu": 3}
+"""Most crops in one pass of the vision tower, by kind of device: what keeps its activations in a CPU's caches."""
+MANY_CROPS = 64
+"""On any other device: what bounds the activations' memory."""
 
 
 class MoondreamFamily:
@@ -85,7 +87,12 @@ class MoondreamFamily:
         if not images:
             return []
         pixels = torch.cat([torch.from_numpy(crops.pixels) for crops in images]).to(self.device)
-        features_NPE = torch.cat([self.module.encode_pixels(part) for part in torch.split(pixels, CROPS_PER_PASS)])
+        features_NPE = torch.cat(
+            [
+                self.module.encode_pixels(part)
+                for part in torch.split(pixels, CROPS_PER_PASS.get(self.device.type, MANY_CROPS))
+            ]
+        )
         parts = torch.split(features_NPE, [len(crops.pixels) for crops in images])
         return [self.module.join_crops(part, crops.tiling) for part, crops in zip(parts, images, strict=True)]
 
