@@ -6,11 +6,12 @@ import time
 from benchmarks.rewards.samples import samples_for
 from moontune.errors import MoontuneError
 from moontune.values.reward_definition import CodeLanguage, UserCode
-from moontune.values.sandbox import SandboxProfile
 from services.reward.catalogue import entry_named
 from services.reward.config import RewardSettings
+from services.reward.sandbox.jail import Jail
 from services.reward.sandbox.sandbox import Sandbox
 from services.reward.usercode.code import SandboxedCode
+from services.reward.usercode.sample_json import sample_to_json
 
 BATCH = 64
 CALLS = 8
@@ -67,13 +68,14 @@ async def _warm_rate(code: UserCode, rounds: int) -> float:
     return statistics.median(found[1:])
 
 
-async def _cold_ms(code: UserCode, profile: SandboxProfile | None = None) -> float:
+async def _cold_ms(code: UserCode) -> float:
+    """From no process to the first grade: the jail is spawned, confines itself, forks and runs the code."""
     settings = RewardSettings()
-    sandbox = Sandbox(profile or settings.sandbox, settings.limits, 1)
-    await sandbox.status()  # examined once in a service's life, before any user code
+    (sample,) = samples_for(entry_named("matched_iou"), 10, 1)
+    started = time.perf_counter()
+    jail = await Jail.start(code.language, settings.sandbox, settings.limits)
     try:
-        started = time.perf_counter()
-        await SandboxedCode(sandbox, "local", code).score(samples_for(entry_named("matched_iou"), 10, 1), {})
+        await jail.grade(code.source, [sample_to_json(sample, {})])
         return 1e3 * (time.perf_counter() - started)
     finally:
-        await sandbox.close()
+        await jail.close()

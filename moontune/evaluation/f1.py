@@ -9,9 +9,7 @@ a box drawn there is a false positive, silence there changes nothing.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from moontune.evaluation.mask_raster import covers
+from moontune.evaluation.mask_raster import cover_matrix
 from moontune.evaluation.matching import containment_matrix, distance_matrix, iou_matrix, most_matches
 from moontune.evaluation.tally import Tally, pooled
 from moontune.values.geometry import Box, Point
@@ -59,8 +57,7 @@ def point_in_box_counts(predicted: Sequence[Point], actual: Sequence[Box]) -> Ma
 
 def point_in_mask_counts(predicted: Sequence[Point], actual: Sequence[Mask]) -> MatchCounts:
     """Counts of points against masks; a pair matches when the point is in the mask, each mask takes one point."""
-    inside = np.array([[float(covers(mask, point)) for mask in actual] for point in predicted], dtype=np.float64)
-    matches = most_matches(inside.reshape(len(predicted), len(actual)), 1.0)
+    matches = most_matches(cover_matrix(predicted, actual), 1.0)
     return MatchCounts(len(matches), len(predicted), len(actual))
 
 

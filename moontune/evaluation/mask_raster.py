@@ -20,6 +20,9 @@ MAX_GRID = 1024
 """Longest side of a grid in pixels; larger run lengths are sampled at fewer places."""
 CURVE_PIECES = 16
 MAX_SEGMENTS = 4096
+MAX_CLOSED = 256
+MAX_CELLS = 1 << 20
+"""Pairs of place and corner that are looked at in one go."""
 
 Raster = npt.NDArray[np.bool_]
 Corners = npt.NDArray[np.float64]
@@ -51,17 +54,25 @@ def mask_iou_matrix(predicted: Sequence[Raster], actual: Sequence[Raster]) -> np
     return np.divide(common, union, out=np.zeros_like(common), where=union > 0.0)
 
 
-def covers(mask: Mask, point: Point) -> bool:
-    """Whether the mask has the pixel that the point (0..1) lies in; for polygons and paths on the finest grid."""
-    if not (0.0 <= point.x <= 1.0 and 0.0 <= point.y <= 1.0):  # NaN compares false
-        return False
+def cover_matrix(points: Sequence[Point], masks: Sequence[Mask]) -> npt.NDArray[np.float64]:
+    """1 where the point (0..1) lies in the mask, or in its pixel for run lengths, else 0, [points, masks]."""
+    if not points or not masks:
+        return np.zeros((len(points), len(masks)))
+    places = np.array([(point.x, point.y) for point in points], dtype=np.float64)
+    usable = ((places >= 0.0) & (places <= 1.0)).sum(axis=1) == 2  # false for NaN
+    places[~usable] = 0.0
+    return np.stack([_covered(mask, places) & usable for mask in masks], axis=1).astype(np.float64)
+
+
+def _covered(mask: Mask, places: Corners) -> Raster:
     if isinstance(mask, RleMask):
-        row = min(mask.height - 1, int(point.y * mask.height))
-        column = min(mask.width - 1, int(point.x * mask.width))
-        return bool(_is_inside(mask, np.array([column * mask.height + row]))[0])
-    rings = [_corners(ring) for ring in mask.rings] if isinstance(mask, PolygonMask) else path_rings(mask.path)
-    turns = [_winding(ring, point) for ring in rings]
-    return any(turns) if isinstance(mask, PolygonMask) else sum(turns) != 0
+        rows = np.minimum(mask.height - 1, (places[:, 1] * mask.height).astype(np.int64))
+        columns = np.minimum(mask.width - 1, (places[:, 0] * mask.width).astype(np.int64))
+        return _is_inside(mask, columns * mask.height + rows)
+    if isinstance(mask, PolygonMask):
+        return np.any([_winding(_corners(ring), places) != 0 for ring in mask.rings], axis=0)
+    turns = [_winding(ring, places) for ring in path_rings(mask.path)]
+    return np.sum(turns, axis=0) != 0 if turns else np.zeros(len(places), dtype=np.bool_)
 
 
 def path_rings(path: str) -> list[Corners]:
@@ -79,6 +90,8 @@ def _traced(path: str) -> list[list[tuple[float, float]]]:
     """Corners of each subpath in the order drawn."""
     import svgelements  # not part of a plain install
 
+    if path.count("z") + path.count("Z") > MAX_CLOSED:  # the parser looks back along the path at each of them
+        raise ValueError(f"more than {MAX_CLOSED} closed subpaths")
     svg: Any = svgelements  # its types know nothing of what a segment's end is
     segments: list[Any] = list(svg.Path(path))
     if len(segments) > MAX_SEGMENTS:
@@ -116,7 +129,7 @@ def _filled(rings: Sequence[Corners], height: int, width: int) -> Raster:
     An edge that crosses a row's centre line turns everything to its right by one, up or down: the turns are noted at
     the first centre right of the crossing and summed along the row.
     """
-    turns = np.zeros((height, width + 1), dtype=np.int32)
+    turns = np.zeros((height, width + 1), dtype=np.int16)
     for ring in rings:
         start, end = ring * (width, height) - 0.5, np.roll(ring, -1, axis=0) * (width, height) - 0.5
         for (x0, y0), (x1, y1) in zip(start.tolist(), end.tolist(), strict=True):
@@ -126,13 +139,19 @@ def _filled(rings: Sequence[Corners], height: int, width: int) -> Raster:
                 crossing = x0 + (rows - y0) * ((x1 - x0) / (y1 - y0))
                 column = np.clip(np.ceil(crossing), 0, width).astype(np.int64)
                 turns[rows, column] += 1 if y1 > y0 else -1
-    return turns[:, :width].cumsum(axis=1) != 0
+    return turns[:, :width].cumsum(axis=1, dtype=np.int16) != 0
 
 
-def _winding(ring: Corners, point: Point) -> int:
-    """How often the ring winds around the point."""
-    y0, y1 = ring[:, 1], np.roll(ring[:, 1], -1)
-    x0, x1 = ring[:, 0], np.roll(ring[:, 0], -1)
-    up, down = (y0 <= point.y) & (y1 > point.y), (y1 <= point.y) & (y0 > point.y)
-    side = (x1 - x0) * (point.y - y0) - (point.x - x0) * (y1 - y0)
-    return int((up & (side > 0)).sum()) - int((down & (side < 0)).sum())
+def _winding(ring: Corners, places: Corners) -> npt.NDArray[np.int64]:
+    """How often the ring winds around each place, [places]; a few places at a time, so that memory stays small."""
+    rows = max(1, MAX_CELLS // len(ring))
+    return np.concatenate([_winds(ring, places[start : start + rows]) for start in range(0, len(places), rows)])
+
+
+def _winds(ring: Corners, places: Corners) -> npt.NDArray[np.int64]:
+    x0, y0 = ring[:, 0], ring[:, 1]
+    x1, y1 = np.roll(x0, -1), np.roll(y0, -1)
+    x, y = places[:, :1], places[:, 1:]
+    side = (x1 - x0) * (y - y0) - (x - x0) * (y1 - y0)
+    up, down = (y0 <= y) & (y1 > y) & (side > 0), (y1 <= y) & (y0 > y) & (side < 0)
+    return up.sum(axis=1) - down.sum(axis=1)

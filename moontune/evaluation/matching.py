@@ -6,7 +6,6 @@ Rows are predictions, columns are truth, higher is better. Three questions, thre
     most_matches       the largest number of pairs at or above a threshold, and among those the largest total
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,14 +47,20 @@ def distance_matrix(predicted: Sequence[Point], actual: Sequence[Point]) -> Scor
     """Euclidean distance of every pair, [predicted, actual], in their units; infinite beyond MAX_COORDINATE."""
     if not predicted or not actual:
         return np.zeros((len(predicted), len(actual)))
-    rows = [[_distance(point, other) for other in actual] for point in predicted]
-    return np.array(rows, dtype=np.float64)
+    p, a = _places(predicted), _places(actual)
+    with np.errstate(invalid="ignore", over="ignore"):  # coordinates that are not finite are infinitely far
+        distances = np.hypot(np.subtract.outer(p[0], a[0]), np.subtract.outer(p[1], a[1]))
+        np.copyto(distances, np.inf, where=~(distances <= MAX_COORDINATE))
+    return distances
 
 
 def containment_matrix(predicted: Sequence[Point], actual: Sequence[Box]) -> Scores:
     """1 where the point lies inside or on the edge of the box, else 0, [predicted, actual]."""
-    rows = [[float(box.contains(point)) for box in actual] for point in predicted]
-    return np.array(rows, dtype=np.float64).reshape(len(predicted), len(actual))
+    if not predicted or not actual:
+        return np.zeros((len(predicted), len(actual)))
+    (x, y), a = _places(predicted), np.array([(box.x_min, box.y_min, box.x_max, box.y_max) for box in actual]).T
+    across = np.greater_equal.outer(x, a[0]) & np.less_equal.outer(x, a[2])
+    return (across & np.greater_equal.outer(y, a[1]) & np.less_equal.outer(y, a[3])).astype(np.float64)
 
 
 def greedy_matches(scores: Scores, threshold: float = 0.0) -> list[Match]:
@@ -121,9 +126,9 @@ def _assign(worth: Scores) -> list[Match]:
     return [Match(int(row), int(column), float(worth[row, column])) for row, column in zip(rows, columns, strict=True)]
 
 
-def _distance(a: Point, b: Point) -> float:
-    distance = math.hypot(a.x - b.x, a.y - b.y)
-    return distance if distance <= MAX_COORDINATE else math.inf  # NaN compares false
+def _places(points: Sequence[Point]) -> Scores:
+    """[2, points]: x, y."""
+    return np.array([(point.x, point.y) for point in points], dtype=np.float64).T
 
 
 def _corners(boxes: Sequence[Box]) -> Scores:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from moontune.evaluation.mask_raster import covers
+from moontune.evaluation.mask_raster import cover_matrix
 from moontune.evaluation.matching import Scores, containment_matrix, distance_matrix
 from moontune.values.geometry import Box, Point
 from moontune.values.reward import RewardSample
@@ -43,8 +43,7 @@ def in_box(sample: RewardSample, parameters: ObjectParameters) -> float:
 def in_mask(sample: RewardSample, parameters: ObjectParameters) -> float:
     """Points that lie in a mask of their own."""
     predicted, actual = predicted_points(sample, parameters.coordinates), sample.ground_truth.masks or ()
-    inside = [[float(covers(mask, point)) for mask in actual] for point in predicted]
-    return over_larger_count(np.array(inside).reshape(len(predicted), len(actual)), predicted, actual)
+    return over_larger_count(cover_matrix(predicted, actual), predicted, actual)
 
 
 def gaussian(sample: RewardSample, parameters: GaussianParameters) -> float:

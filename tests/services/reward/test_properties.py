@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from moontune.values.geometry import Box, Point
 from moontune.values.ground_truth import GroundTruth
+from moontune.values.mask import SvgMask
 from moontune.values.output import DetectOutput, QueryOutput
 from moontune.values.reward import ParseStatus, RewardComponent, RewardSpec
 from moontune.values.skill import Skill
@@ -287,6 +288,21 @@ def test_time_is_linear_in_the_text(case, unit):
         return min(costs)
 
     assert cost_s(16_000) < 30 * (cost_s(2_000) + 0.002)
+
+
+@pytest.mark.parametrize(
+    "unit", ["z", "C 0 0 1 1 .5 .5 ", "A 1 1 0 0 1 .5 .5 ", "M0 0", "l1e308 1e308 ", "a0 0 0 0 0 0 0 "]
+)
+def test_time_is_linear_in_a_path(unit):
+    truth = GroundTruth(masks=(SvgMask("M 0 0 L 1 0 L 1 1 Z"),))
+
+    def cost_s(length):
+        one = sample(Skill.QUERY, QueryOutput("M 0 0 " + unit * (length // len(unit))), truth)
+        before = time.thread_time()
+        result_of("mask_iou", one)
+        return time.thread_time() - before
+
+    assert cost_s(16_000) < 30 * (cost_s(2_000) + 0.02)
 
 
 def test_two_hundred_boxes_against_two_hundred():
