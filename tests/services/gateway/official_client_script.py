@@ -1,12 +1,16 @@
 """The official client's happy path against a running gateway; run by another interpreter with nothing of ours.
 
-    python official_client_script.py http://127.0.0.1:8080 [caption]
+    python official_client_script.py http://127.0.0.1:8080
 
 Prints one JSON object with what the caller checks. It only uses what Moondream documents: no import of moontune.
 """
 
+import base64
+import io
 import json
 import sys
+import urllib.error
+import urllib.request
 
 import moondream as md
 from PIL import Image, ImageDraw
@@ -20,6 +24,27 @@ def picture():
     return image
 
 
+def captions(vl, image):
+    """Plain and streamed; or the clear refusal of a base that has none."""
+    try:
+        plain = vl.caption(image, length="short")["caption"]
+        return isinstance(plain, str) and isinstance("".join(vl.caption(image, stream=True)["caption"]), str)
+    except urllib.error.HTTPError as error:
+        return error.code == 400 and "caption" in json.loads(error.read())["error"]["message"]
+
+
+def chats(vl, image):
+    """Plain and streamed, words and image."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    parts = [{"type": "text", "text": "What colour is the square?"}, {"type": "image_url", "image_url": {"url": url}}]
+    messages = [{"role": "user", "content": parts}]
+    plain = vl.chat(messages, settings={"max_tokens": 8})
+    streamed = "".join(vl.chat(messages, stream=True, settings={"max_tokens": 8})["message"])
+    return plain["message"]["role"] == "assistant" and isinstance(streamed, str)
+
+
 def main(base_url):
     image, seen = picture(), {}
     tuning, inference = f"{base_url}/v1/tuning", f"{base_url}/v1"
@@ -29,9 +54,13 @@ def main(base_url):
 
     detect = ft.rollouts("detect", image=image, object="red square", num_rollouts=4, ground_truth={"boxes": [BOX]})
     point = ft.rollouts("point", image=image, object="red square", num_rollouts=2, ground_truth={"boxes": [BOX]})
+    marked = {"points": [{"x": 0.375, "y": 0.375}]}
+    pointed = ft.rollouts("point", image=image, object="red square", num_rollouts=2, ground_truth=marked)
+    bare = [ft.rollouts(skill, image=image, object="red square", num_rollouts=2) for skill in ("detect", "point")]
+    seen["bare"] = [answer["rewards"] for answer in bare]
     query = ft.rollouts("query", image=image, question="What colour is the square?", num_rollouts=2, reasoning=True)
     greedy = ft.rollouts("detect", image=image, object="red square", settings={"temperature": 0.0})
-    seen["rewards"] = [len(detect["rewards"]), len(point["rewards"]), query["rewards"]]
+    seen["rewards"] = [len(detect["rewards"]), len(point["rewards"]), len(pointed["rewards"]), query["rewards"]]
     seen["greedy"] = len(greedy["rollouts"])
 
     def rl(answer):
@@ -43,18 +72,25 @@ def main(base_url):
         "request": {"skill": "detect", "image": image, "object": "red square"},
         "target": {"boxes": [BOX]},
     }
-    groups = [rl(detect), rl(point), rl(query), sft]
+    told = {
+        "mode": "sft",
+        "request": {"skill": "query", "image": image, "question": "What colour is the square?"},
+        "target": {"answer": "red"},
+    }
+    groups = [rl(detect), rl(point), rl(query), rl(bare[0]), sft, told]
     first = ft.train_step(groups, lr=1e-3)
     twice = ft.train_step(groups, lr=1e-3)
     seen["steps"] = [first["step"], first["applied"], twice["step"], twice["applied"]]
     seen["unverified"] = first["metrics"].get("unverified_groups")
     seen["logged"] = ft.log_metrics(twice["step"], {"eval/f1": 0.5})["logged_count"]
 
-    work = ((n, {"skill": "detect", "image": image, "object": "red square", "num_rollouts": 2}) for n in range(4))
-    lags = []
-    for _, answer in ft.rollout_stream(work, max_concurrency=2, buffer_size=2):
-        lags.append(ft.train_step([rl(answer)], lr=1e-4)["metrics"].get("staleness_max"))
-    seen["stream"] = len(lags)
+    work = ((n, {"skill": "detect", "image": image, "object": "red square", "num_rollouts": 4}) for n in range(10))
+    steps = [ft.train_step([rl(answer)], lr=1e-3)["metrics"] for _, answer in ft.rollout_stream(work)]
+    seen["stream"] = len(steps)
+    # Rollouts made ahead come from earlier policies, and the trainer learns that from the record inside them.
+    seen["lag"] = max(step.get("staleness_max", 0.0) for step in steps)
+    seen["ratios"] = sorted({round(step["max_ratio"], 6) for step in steps if "max_ratio" in step})
+    seen["verified"] = sum(step["unverified_groups"] for step in steps) == 0
 
     saved = ft.save_checkpoint()["checkpoint"]
     seen["saved"] = saved["step"] == ft.save_checkpoint()["checkpoint"]["step"]
@@ -69,7 +105,14 @@ def main(base_url):
             "stream": isinstance("".join(vl.query(image, "What colour is the square?", stream=True)["answer"]), str),
             "point": isinstance(vl.point(image, "red square")["points"], list),
             "detect": isinstance(vl.detect(image, "red square")["objects"], list),
+            "caption": captions(vl, image),
+            "chat": chats(vl, image),
         }
+    where = f"{tuning}/finetunes/{ft.finetune_id}/checkpoints/{saved['step']}/download"
+    with urllib.request.urlopen(urllib.request.Request(where, headers={"X-Moondream-Auth": "k"})) as answer:
+        link = json.loads(answer.read())
+    with urllib.request.urlopen(link["url"]) as file:  # without a key, as Photon fetches it
+        seen["downloaded"] = len(file.read()) > 1000
     ft.delete_checkpoint(saved["step"])
     ft.delete()
     print(json.dumps(seen))  # noqa: T201

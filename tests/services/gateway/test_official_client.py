@@ -9,34 +9,27 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.fakes.tiny_base import write_tiny_base
 from tests.services.gateway.conftest import gateway
+from tests.services.gateway.official_client import client_folder
 
 SCRIPT = Path(__file__).parent / "official_client_script.py"
+QUICKSTART = Path(__file__).parent / "quickstart_script.py"
+__all__ = ["client_folder"]
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
-@pytest.fixture(scope="module")
-def client_folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("official-client")
-    for wanted in (["--no-deps", "moondream==2.6.1"], ["pillow"]):
-        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--target", str(folder), *wanted]
-        done = subprocess.run(pip, capture_output=True, text=True, timeout=120, check=False)
-        if done.returncode:
-            pytest.skip(f"the official client cannot be installed here: pip said {done.stderr.strip()[-300:]}")
-    return folder
-
-
-async def run_script(folder: Path, url: str) -> dict:
+async def run_script(folder: Path, script: Path, url: str) -> Any:
     # -I -S would drop PYTHONPATH; -P keeps our tree off the path, so that only the folder is importable.
     environment = {"PYTHONPATH": str(folder), "PATH": os.environ["PATH"]}
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-P", str(SCRIPT), url, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        sys.executable, "-P", str(script), url, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     out, err = await asyncio.wait_for(process.communicate(), 200)
     assert process.returncode == 0, err.decode()
@@ -44,16 +37,19 @@ async def run_script(folder: Path, url: str) -> dict:
 
 
 def check(seen: dict) -> None:
-    works = {"query": True, "stream": True, "point": True, "detect": True}
+    works = {"query": True, "stream": True, "point": True, "detect": True, "caption": True, "chat": True}
     assert seen == {
         "idempotent": True,
         "opened": 8,
-        "rewards": [4, 2, None],
+        "rewards": [4, 2, 2, None],
+        "bare": [None, None],
         "greedy": 1,
         "steps": [1, True, 2, True],
         "unverified": 0.0,
         "logged": 1,
-        "stream": 4,
+        "stream": 10,
+        "verified": True,
+        "downloaded": True,
         "saved": True,
         "listed": True,
         "base": works,
@@ -63,26 +59,39 @@ def check(seen: dict) -> None:
 
 async def test_against_scripted_services(client_folder, tmp_path):
     async with gateway(tmp_path) as running:
-        check(await run_script(client_folder, f"http://127.0.0.1:{running.port}"))
+        running.inference.captions = True
+        seen = await run_script(client_folder, SCRIPT, f"http://127.0.0.1:{running.port}")
+        check({name: value for name, value in seen.items() if name not in ("lag", "ratios")})
 
 
 async def test_against_the_real_services_with_a_random_base(client_folder, tmp_path):
-    with whole_stack(tmp_path) as (port, stack):
+    with whole_stack(tmp_path, str(write_tiny_base(tmp_path / "base"))) as (port, stack):
         await ready(f"http://127.0.0.1:{port}/health", stack)
-        check(await run_script(client_folder, f"http://127.0.0.1:{port}"))
+        seen = await run_script(client_folder, SCRIPT, f"http://127.0.0.1:{port}")
+        lag, ratios = seen.pop("lag"), seen.pop("ratios")
+        check(seen)
+        assert lag >= 1.0
+        assert any(abs(ratio - 1.0) > 1e-4 for ratio in ratios), ratios
+
+
+async def test_the_quickstarts_loop_raises_its_reward(client_folder, tmp_path):
+    with whole_stack(tmp_path, "moontune-tiny") as (port, stack):
+        await ready(f"http://127.0.0.1:{port}/health", stack)
+        means = await run_script(client_folder, QUICKSTART, f"http://127.0.0.1:{port}")
+        assert means[0] < 0.7, means  # two like circles: chance is a half
+        assert sum(means[-3:]) / 3 > means[0] + 0.2, means
 
 
 @contextlib.contextmanager
-def whole_stack(tmp_path):
+def whole_stack(tmp_path, base):
     """`moontune up` with a data folder of its own, on ports that no outgoing connection takes by chance."""
-    base = write_tiny_base(tmp_path / "base")
     first = 20_000 + 200 * random.SystemRandom().randrange(50)
     port = first + 100
     up = [
         str(Path(sys.executable).parent / "moontune"),
         "up",
         "--base",
-        str(base),
+        base,
         "--data-dir",
         str(tmp_path / "data"),
     ]
