@@ -238,7 +238,11 @@ class TrainerClient(ServiceClient):
     async def watch_finetune(
         self, finetune_id: str, *, after_step: int | None = None, deadline_s: float = WATCH_DEADLINE_S
     ) -> AsyncGenerator[FinetuneEvent, None]:
-        """Its present state, then each step, checkpoint and metric as they happen; ends with Draining or a deadline."""
+        """Its present state, then each step, checkpoint and metric as they happen.
+
+        The caller's pace is the stream's: nothing is dropped. Ends with Draining (watch again with `after_step`), with
+        FinetuneNotFound once the finetune is deleted, or at the deadline.
+        """
         request = pb.WatchFinetuneRequest(finetune_id=finetune_id, after_step=after_step)
         stub = self._stub
         messages = self._connection.stream(

@@ -21,7 +21,7 @@ class TrainerProcess:
         self.base, self.data_dir, self.module, self.environment = base, data_dir, module, environment
         self.settings: dict[str, str] = {}
         self.wrapper: tuple[str, ...] = ()
-        self.port = 0
+        self.port = self.metrics_port = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -29,10 +29,10 @@ class TrainerProcess:
         return f"127.0.0.1:{self.port}"
 
     def start(self, **environment: str) -> "TrainerProcess":
-        self.port, metrics_port = _free_port(), _free_port()
+        self.port, self.metrics_port = _free_port(), _free_port()
         flags = {
             "port": self.port,
-            "metrics-port": metrics_port,
+            "metrics-port": self.metrics_port,
             "base": self.base,
             "device": "cpu",
             "data-dir": self.data_dir,

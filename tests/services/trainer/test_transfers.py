@@ -14,7 +14,15 @@ from moontune.checkpoints.digest import ADAPTER_FILES, adapter_digest_of
 from moontune.clients.trainer import TrainerClient
 from moontune.errors import CheckpointNotFound, FinetuneExists, InvalidField, RequestIdReused
 from moontune.values.adapter import AdapterImport, BundleFile, ExportKind, ImportKind
-from moontune.values.finetune import BranchPoint, CheckpointRef, Finetune, LoraSettings, LoraTarget, NewFinetune
+from moontune.values.finetune import (
+    BranchPoint,
+    CheckpointRef,
+    Finetune,
+    FinetuneKind,
+    LoraSettings,
+    LoraTarget,
+    NewFinetune,
+)
 from moontune.values.skill import Skill
 from moontune.wire.bundle import adapter_import_to_proto
 from tests.services.trainer.made import policy_of, rl_group
@@ -142,3 +150,23 @@ async def test_broken_imports_are_read_to_their_end_and_named(trainer: TrainerPr
                 await stub.ImportAdapter(iter(messages))
             assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT, told
     assert not list((trainer.data_dir / "spool").iterdir())
+
+
+@pytest.mark.parametrize("kind", [FinetuneKind.LORA_REGION, FinetuneKind.FULL])
+async def test_every_kind_is_saved_restored_and_branched_bit_for_bit(
+    client: TrainerClient, kind: FinetuneKind, tmp_path: Path
+) -> None:
+    made = await client.create_finetune(NewFinetune("", f"kind {kind}", lora=LoraSettings(4), kind=kind))
+    source = await trained(client, made)
+    straight = await client.train_step(step_of(source, unverified(8)))
+    restored, state = await client.restore_checkpoint(CheckpointRef(source.id, step=1))
+    assert (restored.adapter_digest, restored.kind, state) == (source.adapter_digest, kind, b"at one")
+    again = await client.train_step(step_of(source, unverified(8)))
+    assert again.adapter_digest == straight.adapter_digest
+    point = BranchPoint(source.id, 1)
+    branch = await client.create_finetune(
+        NewFinetune("", f"branch of {kind}", lora=LoraSettings(4), kind=kind, branch_from=point)
+    )
+    assert (await client.train_step(step_of(branch, unverified(8)))).adapter_digest == straight.adapter_digest
+    manifest = await client.download_adapter(source.id, tmp_path / "down", step=1)
+    assert (manifest.kind, manifest.policy.adapter_digest) == (kind, source.adapter_digest)

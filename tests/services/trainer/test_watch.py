@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import httpx
 import pytest
 
 from moontune.clients.retry import RetryPolicy
@@ -148,3 +149,23 @@ async def test_a_stopping_trainer_ends_its_watches(tmp_path: Path) -> None:
             await read(events, 1)
         assert isinstance(raised.value, Draining | Unavailable)
         assert await stopped == 0
+
+
+async def test_the_time_to_publish_a_step_is_measured_once(
+    small: TrainerProcess, client: TrainerClient, finetune: Finetune, tmp_path: Path
+) -> None:
+    before = published(small)
+    await step(client, finetune, "a")
+    for _ in range(2):  # a second reader of the same step is no publication
+        await client.download_adapter(finetune.id, tmp_path / "now")
+    await client.download_adapter(finetune.id, tmp_path / "then", step=0)
+    assert published(small) == before + 1
+    await step(client, finetune, "b")
+    await client.download_adapter(finetune.id, tmp_path / "now")
+    assert published(small) == before + 2
+
+
+def published(small: TrainerProcess) -> float:
+    page = httpx.get(f"http://127.0.0.1:{small.metrics_port}/metrics").text
+    lines = [line for line in page.splitlines() if line.startswith("moontune_policy_publish_seconds_count")]
+    return float(lines[0].split()[1]) if lines else 0.0
