@@ -1,4 +1,4 @@
-"""Composites by hand: weights, gates with thresholds, normalising, clipping, and rewards from outside beside built-ins."""
+"""Composites by hand: weights, gates with thresholds, normalising, clipping, and rewards from outside."""
 
 import asyncio
 import math
