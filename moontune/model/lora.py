@@ -5,6 +5,7 @@ the region head's tensors, one of kind full its own copy of every tensor that it
 while the adapter acts.
 """
 
+import math
 from collections.abc import Generator as Yields
 from collections.abc import Iterable, Mapping
 from contextlib import contextmanager
@@ -94,6 +95,14 @@ class Adapters:
         delattr(self._module, "peft_config")
         modules = cast("Iterable[tuple[str, Any]]", self._module.named_modules())
         self._wrapped = [(path, layer) for path, layer in modules if isinstance(layer, LoraLayer)]
+
+    def size(self, lora: LoraSettings, kind: FinetuneKind) -> int:
+        """How many numbers an adapter of this form has."""
+        own = sum(slot.base.numel() for path, slot in self._slots.items() if _is_own(path, lora, kind))
+        if kind is FinetuneKind.FULL:
+            return own
+        shapes = target_layers(self._module.config, lora).values()
+        return own + sum(math.prod(matrix) for shape in shapes for matrix in shape.pair(lora.rank))
 
     def attach_tensors(self, name: str, adapter: AdapterTensors) -> None:
         """Add an adapter with these weights, not acting yet; InvalidField, listing all, where they do not fit."""

@@ -153,6 +153,7 @@ class TrainKey(StrEnum):
     ADVANTAGE_STD = "advantage_std"
     GRAD_NORM = "grad_norm"
     LEARNING_RATE = "learning_rate"
+    MEMORY_BYTES = "memory_bytes"
     N_PRED = "n_pred"
     N_GT = "n_gt"
     N_GROUPS = "n_groups"

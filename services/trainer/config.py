@@ -24,6 +24,9 @@ class TrainerSettings(ServiceSettings):
     micro_tokens: int = Field(4096, ge=64, description="Most padded positions of one forward pass; bounds memory.")
     live_finetunes: int = Field(4, ge=1, le=1024, description="Finetunes kept in memory with their moments.")
     image_cache_bytes: int = Field(256 * 2**20, ge=0, description="Bytes of image embeddings kept in a step.")
+    pass_memory_bytes: int = Field(0, ge=0, description="Activations of one pass; above 0 it decides micro_tokens.")
+    recompute: bool = Field(False, description="Compute activations again for the backward: less memory, more time.")
+    finetune_memory_bytes: int = Field(0, ge=0, description="For finetunes in memory; 0 is half of the device's.")
     most_watchers: int = Field(256, ge=1, le=65536, description="WatchFinetune calls at a time.")
     import_bytes: int = Field(8 * 2**30, ge=1, description="Most bytes of the files of one ImportAdapter.")
     keep_steps: int = Field(8, ge=1, description="Unsaved steps of a finetune that are always kept.")
@@ -43,4 +46,11 @@ class TrainerSettings(ServiceSettings):
     @property
     def learner(self) -> LearnerOptions:
         """What the learner is limited to."""
-        return LearnerOptions(self.micro_tokens, self.live_finetunes, self.image_cache_bytes)
+        return LearnerOptions(
+            self.micro_tokens,
+            self.live_finetunes,
+            self.image_cache_bytes,
+            self.pass_memory_bytes,
+            self.recompute,
+            self.finetune_memory_bytes,
+        )

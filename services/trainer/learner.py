@@ -19,6 +19,7 @@ from services.trainer.health import StepHealth
 from services.trainer.images import StepImages
 from services.trainer.live import LiveFinetune, LiveFinetunes
 from services.trainer.losses import LOSSES
+from services.trainer.memory import default_budget, pass_positions, told_when_out
 from services.trainer.optimise import optimise, raise_first
 from services.trainer.orders import (
     CreateOrder,
@@ -31,10 +32,13 @@ from services.trainer.orders import (
 from services.trainer.passes import BatchPass, Cancellable
 from services.trainer.prepared import StepGroups
 from services.trainer.ranks import Ranks
+from services.trainer.recompute import Recompute
 from services.trainer.scores import score_spool
 from services.trainer.spool import Spool
 from services.trainer.step_folder import write_step
 
+LEAST_POSITIONS = 64
+"""Of a pass, however small its budget: one short row."""
 NO_SIGNAL = "no group carries signal: in each, all rewards are equal, missing or too stale"
 
 
@@ -55,13 +59,20 @@ class Learner:
         self._options = options
         self._gang = gang or Alone()
         self._adapters = Adapters(base.module)
-        self._live = LiveFinetunes(self._adapters, options.live_finetunes)
+        budget_bytes = options.finetune_bytes or default_budget(base.device)
+        self._live = LiveFinetunes(self._adapters, options.live_finetunes, budget_bytes)
+        self._micro_tokens = options.micro_tokens
+        if options.pass_bytes:
+            self._micro_tokens = pass_positions(base.config, options.pass_bytes, LEAST_POSITIONS)
+        blocks = [*base.module.text.blocks, *base.module.vision.blocks]
+        self._recompute = Recompute(blocks, 0 if options.recompute else self._micro_tokens)
 
     def create(self, ctx: Cancellable, order: CreateOrder) -> WrittenStep:
         """Write step 0 of a new finetune."""
         del ctx
         self._check_base(order.finetune)
-        live = self._live.create(order.finetune, order.source)
+        with told_when_out(f"creating finetune {order.finetune.name!r}"):
+            live = self._live.create(order.finetune, order.source)
         try:
             written = self._write(order.folder, order.finetune, 0, live, None, {})
         except BaseException:
@@ -88,6 +99,7 @@ class Learner:
                 return StepOutcome(None, NO_SIGNAL, health.figures(plan.tally))
             try:
                 live.configure(settings)
+                health.put(TrainKey.MEMORY_BYTES, live.size_bytes)
                 self._passes(ctx, order, plan, live, health)
                 state = live.client_state if order.client_state is None else order.client_state
                 with health.timed(TrainKey.SECONDS_PERSIST):
@@ -111,7 +123,8 @@ class Learner:
         live = self._live.take(order.finetune, Path(order.folder))
         try:
             self._adapters.activate(order.finetune.id)
-            return score_spool(ctx, self._base, Spool(Path(order.spool)), order.groups, self._options)
+            with told_when_out("scoring"):
+                return score_spool(ctx, self._base, Spool(Path(order.spool)), order.groups, self._options)
         finally:
             self._adapters.activate(None)
             self._live.keep(live, Path(order.folder))
@@ -156,8 +169,9 @@ class Learner:
         images = StepImages(self._base.module, spool, self._options.image_cache_bytes, trained=trained)
         self._adapters.activate(order.finetune.id)
         try:
-            one_pass = BatchPass(self._base, self._adapters, self._groups(order), images, settings, health)
-            optimise(ctx, one_pass, plan.groups, live, settings, health, self._gang, self._options.micro_tokens)
+            groups = self._groups(order)
+            one_pass = BatchPass(self._base, self._adapters, groups, images, settings, health, self._recompute)
+            optimise(ctx, one_pass, plan.groups, live, settings, health, self._gang, self._micro_tokens)
         finally:
             live.optimiser.zero_grad(set_to_none=True)
             self._adapters.activate(None)

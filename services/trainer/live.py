@@ -17,6 +17,7 @@ from moontune.errors import CheckpointCorrupt
 from moontune.model.lora import Adapters
 from moontune.values.finetune import Finetune
 from moontune.values.training import TrainSettings
+from services.trainer.memory import finetune_bytes, refuse_beyond
 from services.trainer.step_folder import OptimiserState, load_moments, moments_of, read_optimiser
 from services.trainer.trainer_state import TrainerState
 
@@ -31,6 +32,11 @@ class LiveFinetune:
         self.optimiser = torch.optim.AdamW(list(parameters.values()), lr=0.0, foreach=False)
         self.generator = torch.Generator()
         self.client_state: bytes | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """Of parameters, gradients and moments, as training needs them."""
+        return finetune_bytes(sum(parameter.numel() for parameter in self.parameters.values()))
 
     def configure(self, settings: TrainSettings) -> None:
         """Take the step's optimiser parameters."""
@@ -53,17 +59,18 @@ class LiveFinetune:
 
 
 class LiveFinetunes:
-    """The finetunes that are in memory, the least recently used leaving first."""
+    """The finetunes that are in memory, within a number and a budget; the least recently used leaves first."""
 
-    def __init__(self, adapters: Adapters, capacity: int) -> None:
+    def __init__(self, adapters: Adapters, capacity: int, budget_bytes: int) -> None:
+        """Hold at most `capacity` finetunes, of at most `budget_bytes` together."""
         self._adapters = adapters
-        self._capacity = capacity
+        self._capacity, self._budget_bytes = capacity, budget_bytes
         self._held: OrderedDict[Path, LiveFinetune] = OrderedDict()
 
     def create(self, finetune: Finetune, source: str = "") -> LiveFinetune:
         """A fresh one, which answers as the base does or as the PEFT folder `source`; `keep` or `drop` it."""
         self.forget(finetune.id)
-        self._make_room()
+        self._make_room(finetune)
         if source:
             self._adapters.load(finetune.id, Path(source))
         else:
@@ -78,7 +85,7 @@ class LiveFinetunes:
         if live is not None:
             return live
         self.forget(finetune.id)
-        self._make_room()
+        self._make_room(finetune)
         manifest = verify_folder(folder)
         if manifest.adapter_digest != finetune.adapter_digest:
             raise CheckpointCorrupt(
@@ -108,7 +115,13 @@ class LiveFinetunes:
         for folder in [folder for folder, live in self._held.items() if live.finetune_id == finetune_id]:
             self.drop(self._held.pop(folder))
 
-    def _make_room(self) -> None:
-        while len(self._held) >= self._capacity:
+    def _make_room(self, finetune: Finetune) -> None:
+        needed = finetune_bytes(self._adapters.size(finetune.lora, finetune.kind))
+        refuse_beyond(needed, self._budget_bytes, finetune)
+        while self._held and (len(self._held) >= self._capacity or self._held_bytes + needed > self._budget_bytes):
             _, oldest = self._held.popitem(last=False)
             self.drop(oldest)
+
+    @property
+    def _held_bytes(self) -> int:
+        return sum(live.size_bytes for live in self._held.values())

@@ -13,6 +13,7 @@ from services.trainer.batch import Piece, PlannedGroup, micro_batches
 from services.trainer.gang import Gang, share_of
 from services.trainer.health import StepHealth
 from services.trainer.live import LiveFinetune
+from services.trainer.memory import told_when_out
 from services.trainer.passes import BatchPass, Cancellable, named
 
 
@@ -37,7 +38,8 @@ def optimise(
         raise_first(gang, _accumulate(ctx, one_pass, batches, live.parameters))
         with health.timed(TrainKey.SECONDS_OPTIMISER):
             gang.reduce(live.parameters)
-            _clip_and_step(live, settings.max_grad_norm, health)
+            with told_when_out("taking the optimiser's step"):
+                _clip_and_step(live, settings.max_grad_norm, health)
     if gang.size > 1:
         health.merge(gang.gather(health.sums), gang.rank)
     health.put(TrainKey.LEARNING_RATE, settings.learning_rate)
@@ -58,7 +60,8 @@ def _accumulate(
         for batch in batches:
             if ctx.cancelled():
                 return Cancelled("the caller left; the step was not applied")
-            one_pass.run(batch)
+            with told_when_out(f"training on {named(batch)}"):
+                one_pass.run(batch)
             for parameter in parameters.values():
                 if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
                     return NonFiniteStep(f"the gradient is not finite after {named(batch)}; nothing was applied")

@@ -17,6 +17,9 @@ class LearnerOptions:
     """Limits of the learner.
 
     micro_tokens: most positions (rows times the longest row) of one forward and backward pass; memory follows it.
+    pass_bytes: bytes of activations of a pass, from which micro_tokens are told instead; 0 is off.
+    recompute: drop activations in every pass, not only in one whose single row is longer than micro_tokens.
+    finetune_bytes: for finetunes in memory with gradients and moments; 0 is half of the device's.
     live_finetunes: how many finetunes stay in memory with their optimiser state.
     image_cache_bytes: most bytes of image embeddings kept within a step.
     """
@@ -24,6 +27,9 @@ class LearnerOptions:
     micro_tokens: int = 4096
     live_finetunes: int = 4
     image_cache_bytes: int = 256 * 1024 * 1024
+    pass_bytes: int = 0
+    recompute: bool = False
+    finetune_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from services.trainer.health import StepHealth
 from services.trainer.images import StepImages
 from services.trainer.losses import LOSSES, SUPERVISED, LossParameters, PolicyTerms
 from services.trainer.prepared import StepGroups
+from services.trainer.recompute import Recompute
 
 
 class Cancellable(Protocol):
@@ -48,9 +49,10 @@ class BatchPass:
         images: StepImages,
         settings: TrainSettings,
         health: StepHealth,
+        recompute: Recompute,
     ) -> None:
         self._base, self._adapters, self._groups, self._images = base, adapters, groups, images
-        self._settings, self._health = settings, health
+        self._settings, self._health, self._recompute = settings, health, recompute
         self._loss, _ = LOSSES[settings.loss]
         self._parameters = LossParameters(settings.clip_low, settings.clip_high, settings.dual_clip)
         self._entropy_on = settings.entropy_weight > 0 or any(each.weight > 0 for each in settings.entropy_heads)
@@ -64,6 +66,7 @@ class BatchPass:
             NonFiniteStep: the loss is not finite; names the groups.
         """
         health = self._health
+        self._recompute.choose(len(pieces) * max(piece.positions for piece in pieces))
         with health.timed(TrainKey.SECONDS_FORWARD):
             scoring = [self._scoring_group(piece) for piece in pieces]
             exact = (

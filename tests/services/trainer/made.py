@@ -207,7 +207,7 @@ def gradient_of(bench: Bench, groups, settings: TrainSettings, micro: int = 4096
     learner._adapters.activate(bench.finetune.id)
     live.optimiser.zero_grad(set_to_none=True)
     images = StepImages(own.module, spool, 2**20, trained=LoraTarget.VISION in bench.finetune.lora.targets)
-    one_pass = BatchPass(own, learner._adapters, read, images, settings, StepHealth())
+    one_pass = BatchPass(own, learner._adapters, read, images, settings, StepHealth(), learner._recompute)
     for batch in micro_batches(plan.groups, micro):
         one_pass.run(batch)
     found = torch.cat([p.grad.flatten().double() for p in live.parameters.values() if p.grad is not None])
