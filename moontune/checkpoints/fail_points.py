@@ -11,6 +11,8 @@ import os
 import signal
 from collections import Counter
 
+from moontune.errors import InvalidField
+
 VARIABLE = "MOONTUNE_FAIL_POINT"
 
 FAIL_POINTS = (
@@ -42,15 +44,24 @@ _reached: Counter[str] = Counter()
 
 def fail_point(name: str) -> None:
     """Die here if the environment says so; else nothing."""
-    wanted = os.environ.get(VARIABLE)
-    if not wanted:
+    wanted = fail_point_setting()
+    if wanted is None:
         return
     assert name in FAIL_POINTS, name
-    place, _, count = wanted.partition(":")
-    if place not in FAIL_POINTS:
-        raise ValueError(f"{VARIABLE} is {wanted!r}; allowed: one of {', '.join(FAIL_POINTS)}")
+    place, count = wanted
     if place != name:
         return
     _reached[name] += 1
-    if _reached[name] == int(count or 1):
+    if _reached[name] == count:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fail_point_setting() -> tuple[str, int] | None:
+    """The place that the environment names, and which time; InvalidField for one that is none."""
+    wanted = os.environ.get(VARIABLE)
+    if not wanted:
+        return None
+    place, _, count = wanted.partition(":")
+    if place not in FAIL_POINTS or not (count or "1").isdecimal():
+        raise InvalidField.of(VARIABLE, wanted, f"<name> or <name>:<n>, one of {', '.join(FAIL_POINTS)}")
+    return place, int(count or "1")

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moontune.checkpoints import CheckpointStore
+from moontune.checkpoints.fail_points import fail_point_setting
 from moontune.serving.chassis import Chassis
 from moontune.serving.database import open_database
 from moontune.telemetry.logs import get_logger
@@ -55,6 +56,8 @@ def assemble(chassis: Chassis, settings: TrainerSettings) -> Trainer:
     """Open the database, the folders and the store, and remove what a kill left on the local volume."""
     assert chassis.worker is not None, "the trainer needs a model worker"
     worker = chassis.worker
+    if (fails_at := fail_point_setting()) is not None:
+        log.warning("this process is set to kill itself", fail_point=fails_at[0])
     transactions = Transactions(open_database(settings.database_url, MIGRATIONS))
     ledger, answers, saved = Ledger(transactions), Answers(transactions), SavedCheckpoints(transactions)
     store, folders, turns = CheckpointStore(settings.store_url), StepFolders(settings.data_dir), Turns()

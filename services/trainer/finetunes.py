@@ -91,7 +91,7 @@ class Finetunes:
             answer = Answer(organisation, DELETE, request_id, payload_digest, {})
             await uninterrupted(self._ledger.delete_finetune, organisation, finetune_id, answer)
             fail_point("delete.committed")
-            await uninterrupted(self._saves.finish_removals, finetune_id)
+            await uninterrupted(self._saves.remove_all, finetune_id)
             await self._worker.call("learner", "forget", finetune_id)
         await asyncio.to_thread(self._folders.remove_finetune, finetune_id)
 

@@ -167,6 +167,14 @@ class Saves:
             fail_point("remove.files")
             self._saved.forget(checkpoint.id)
 
+    def remove_all(self, finetune_id: str) -> None:
+        """Delete whatever the store holds of a deleted finetune. Blocking; callers hold its turn."""
+        self.finish_removals(finetune_id)
+        try:
+            self._store.clear(finetune_id)
+        except MoontuneError as error:
+            log.warning("left-over files not deleted", finetune_id=finetune_id, error=str(error))
+
     def recover(self, organisation: str, finetune_id: str) -> None:
         """List saves that reached the store and were cut before the list; clear what cut ones left there.
 
@@ -179,7 +187,9 @@ class Saves:
                 continue
             manifest = self._store.get(finetune_id, step)
             if manifest.adapter_digest == self._ledger.step(finetune_id, step).adapter_digest:
-                self._saved.add(manifest.checkpoint(), None, organisation)
+                content = self._store.read(finetune_id, step, TRAINER_STATE_FILE)
+                state = TrainerState.from_json(content, f"{finetune_id}@{step}/{TRAINER_STATE_FILE}")
+                self._saved.add(manifest.checkpoint(), state.client_state, organisation)
                 log.info("listed a save that was cut before its answer", finetune_id=finetune_id, step=step)
         self._store.clear(finetune_id)
 

@@ -28,8 +28,17 @@ class TrainerState:
         """Of a step folder; CheckpointCorrupt, naming the file, when it cannot be read."""
         path = folder / TRAINER_STATE_FILE
         try:
-            fields = json.loads(path.read_text())
+            content = path.read_bytes()
+        except OSError as error:
+            raise CheckpointCorrupt(f"{path} cannot be read: {error}") from error
+        return cls.from_json(content, str(path))
+
+    @classmethod
+    def from_json(cls, content: bytes, where: str) -> "TrainerState":
+        """Read the file's content back; CheckpointCorrupt, naming `where`, when it is something else."""
+        try:
+            fields = json.loads(content)
             held = fields["client_state"]
             return cls(int(fields["step"]), None if held is None else base64.b64decode(held, validate=True))
-        except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
-            raise CheckpointCorrupt(f"{path} cannot be read: {error}") from error
+        except (ValueError, KeyError, TypeError, binascii.Error) as error:
+            raise CheckpointCorrupt(f"{where} cannot be read: {error}") from error

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moontune.checkpoints.fail_points import FAIL_POINTS, VARIABLE, fail_point
-from moontune.errors import MoontuneError
+from moontune.errors import InvalidField, MoontuneError
 from tests.services.trainer.killed_run import KilledRun
 from tests.services.trainer.process import TrainerProcess
 
@@ -81,5 +81,5 @@ def test_a_fail_point_is_inert_unless_named(monkeypatch: pytest.MonkeyPatch) -> 
     fail_point("step.computed")
     assert died == [9]
     monkeypatch.setenv(VARIABLE, "nowhere")
-    with pytest.raises(ValueError, match=r"nowhere.*allowed: one of folder\.written"):
+    with pytest.raises(InvalidField, match=r"nowhere.*allowed: .*one of folder\.written"):
         fail_point("step.committed")
