@@ -163,13 +163,14 @@ class _Container:
     def __init__(self, daemon: Any, reward: ContainerReward) -> None:
         command = list(reward.command) or None
         self._container = daemon.containers.create(reward.image, command, stdin_open=True, detach=True, **LIMITS)
+        self._attached: Any = None
         try:
             streams = {"stdin": 1, "stdout": 1, "stderr": 0, "stream": 1}
-            attached = self._container.attach_socket(params=streams)
-            self._socket: socket.socket = getattr(attached, "_sock", attached)
+            self._attached = self._container.attach_socket(params=streams)
+            self._socket: socket.socket = getattr(self._attached, "_sock", self._attached)
             self._container.start()
         except BaseException:
-            self._container.remove(force=True)
+            self.remove()
             raise
         self._raw, self._said = b"", b""
 
@@ -193,7 +194,9 @@ class _Container:
 
     def remove(self) -> None:
         """Kill and forget it."""
-        self._socket.close()
+        if self._attached is not None:
+            self._socket.close()
+            self._attached.close()
         self._container.remove(force=True)
 
     def _receive(self, deadline: float) -> None:
