@@ -21,7 +21,7 @@ T = TypeVar("T")
 FLUSH_S = 0.002
 """Pause before the last byte, for a reset that is already on its way to be seen."""
 
-_TURNS = 8
+_TURNS = 16
 """Turns of the event loop after that pause: a loop that was held up must look at its sockets before the last byte."""
 
 
@@ -103,12 +103,22 @@ class WatchedResponse(Response):
         departure: Departure,
         written: Callable[[bool], Awaitable[None]],
         last_byte: AbstractAsyncContextManager[object] | None = None,
+        pause_s: float = FLUSH_S,
     ) -> None:
-        """written: called once, with True when no disconnect was seen. last_byte: held from that byte until then."""
+        """Watch one answer.
+
+        Args:
+            content: the answer.
+            departure: of the caller.
+            written: called once, with True when no disconnect was seen.
+            last_byte: held from that byte until `written` has returned.
+            pause_s: before the last byte; 0 where a lost answer costs little.
+        """
         super().__init__(json.dumps(content, allow_nan=False).encode(), media_type="application/json")
         self._departure = departure
         self._written = written
         self._last_byte = last_byte or nullcontext()
+        self._pause_s = pause_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Write the answer."""
@@ -117,7 +127,7 @@ class WatchedResponse(Response):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await send({"type": "http.response.body", "body": body[:-1], "more_body": True})
             await send({"type": "http.response.body", "body": b"", "more_body": True})  # returns once that has left
-            await asyncio.sleep(FLUSH_S)
+            await asyncio.sleep(self._pause_s)
             for _ in range(_TURNS):
                 await asyncio.sleep(0)
         except OSError:

@@ -63,7 +63,7 @@ async def rollouts(request: Request, body: RolloutsBody) -> Response:
         "rollouts": objects,
         "rewards": _rewards(group.rewards) if truth is not None else None,
     }
-    return WatchedResponse(content, departure, written)
+    return WatchedResponse(content, departure, written, pause_s=0.0)
 
 
 def _echo(asked: SkillRequestBody, image: Image | None) -> Json:
