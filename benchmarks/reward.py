@@ -34,8 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks/reward.json"))
     options = parser.parse_args()
-    found = rates([headline_arm()], options.rounds) | rates(matching_arms(), options.rounds)
-    found |= rates(built_in_arms(), options.rounds)
+    found = rates([headline_arm(), *matching_arms(), *built_in_arms()], options.rounds)
     by_batch, waits = asyncio.run(measure(options.rounds))
     user_code, cold_ms = asyncio.run(measure_user_code(options.rounds))
     found |= by_batch | user_code

@@ -124,22 +124,37 @@ def _is_inside(mask: RleMask, places: npt.NDArray[np.int64]) -> Raster:
 
 
 def _filled(rings: Sequence[Corners], height: int, width: int) -> Raster:
-    """Pixels whose centres the rings wind around (nonzero rule).
+    """Pixels whose centres the rings wind around (nonzero rule); only the part that they span is looked at."""
+    inside = np.zeros((height, width), dtype=np.bool_)
+    if not rings:
+        return inside
+    placed = [ring * (width, height) - 0.5 for ring in rings]  # centres have whole numbers
+    corners = np.concatenate(placed)
+    left, top = (max(0, math.ceil(value)) for value in corners.min(axis=0))
+    right, bottom = (
+        min(most, math.floor(value) + 1) for most, value in zip((width, height), corners.max(axis=0), strict=True)
+    )
+    if left < right and top < bottom:
+        shifted = [ring - (left, top) for ring in placed]
+        inside[top:bottom, left:right] = _wound(shifted, bottom - top, right - left)
+    return inside
 
-    An edge that crosses a row's centre line turns everything to its right by one, up or down: the turns are noted at
-    the first centre right of the crossing and summed along the row.
+
+def _wound(rings: Sequence[Corners], height: int, width: int) -> Raster:
+    """An edge that crosses a row's centre line turns everything to its right by one, up or down.
+
+    The turns are noted at the first centre right of the crossing and summed along the row.
     """
-    turns = np.zeros((height, width + 1), dtype=np.int16)
+    turns = np.zeros((height, width + 1), dtype=np.int32)
     for ring in rings:
-        start, end = ring * (width, height) - 0.5, np.roll(ring, -1, axis=0) * (width, height) - 0.5
-        for (x0, y0), (x1, y1) in zip(start.tolist(), end.tolist(), strict=True):
+        for (x0, y0), (x1, y1) in zip(ring.tolist(), np.roll(ring, -1, axis=0).tolist(), strict=True):
             low, high = min(y0, y1), max(y0, y1)
             rows = np.arange(max(0, math.ceil(low)), min(height, math.ceil(high)))
             if rows.size:
                 crossing = x0 + (rows - y0) * ((x1 - x0) / (y1 - y0))
                 column = np.clip(np.ceil(crossing), 0, width).astype(np.int64)
                 turns[rows, column] += 1 if y1 > y0 else -1
-    return turns[:, :width].cumsum(axis=1, dtype=np.int16) != 0
+    return turns[:, :width].cumsum(axis=1) != 0
 
 
 def _winding(ring: Corners, places: Corners) -> npt.NDArray[np.int64]:
