@@ -18,194 +18,34 @@ memory-bandwidth bound. No GPU has run this yet.
 
 import argparse
 import gc
-import io
 import json
 import os
 import platform
+import re
 import resource
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image as PillowImage
 from rich.console import Console
 from rich.table import Table
 
-from moontune.imaging.decode import decode_image
-from moontune.model.config import GoOn, MoondreamConfig
-from moontune.model.conventions import UPSTREAM
-from moontune.model.decisions import Input, InputKind
+from benchmarks.models.ours import Ours
+from benchmarks.models.seeded import seeded, sizes
+from benchmarks.models.theirs import Theirs
+from benchmarks.models.work import TOKENS
 from moontune.model.device import choose_device
 from moontune.model.moondream import Moondream
-from moontune.model.moondream_family import MoondreamFamily
-from moontune.model.presets import MOONDREAM2, MOONDREAM2_05B, MOONDREAM2_TOKENIZER, MOONDREAM3
-from moontune.model.single import generate
-from moontune.values.image import Image
-from moontune.values.request import SkillRequest
-from moontune.values.rollout import Head
-from moontune.values.sampling import SamplingSettings
-from moontune.values.skill import Skill
 from tools.check_golden.stub_tokenizer import StubTokenizer
-from tools.public_moondream import PublicMoondream, generation_of, load_public
+from tools.public_moondream import generation_of, load_public
 
-TOKENS, OBJECTS = 16, 4
-QUESTION, OBJECT = "what is in this picture?", "red thing"
 ROWS = ("encode", "prefill", "decode", "query", "detect")
-ANY = Image("0" * 64)
-QUERY = SkillRequest(Skill.QUERY, ANY, question=QUESTION, settings=SamplingSettings(0.0, max_tokens=TOKENS))
-DETECT = SkillRequest(
-    Skill.DETECT, ANY, object=OBJECT, settings=SamplingSettings(0.0, max_tokens=3 * OBJECTS, max_objects=OBJECTS)
-)
-Work = Mapping[str, Callable[[], object]]
-
-
-def sizes(name: str) -> MoondreamConfig:
-    """A config of this size. Moondream 2's goes on as its public code does, so that both do the same work."""
-    text, vision = MOONDREAM2.text, MOONDREAM2.vision
-    small_text = replace(text, dim=512, ff_dim=2048, layers=8, heads=8, kv_heads=8)
-    small = replace(
-        MOONDREAM2,
-        vision=replace(vision, dim=256, ff_dim=1024, heads=4, projection_inner_dim=1024),
-        text=small_text,
-        region=replace(MOONDREAM2.region, inner_dim=1024),
-    )
-    moe = MOONDREAM3.text.moe and replace(MOONDREAM3.text.moe, experts=32, inner_dim=256, start_layer=2)
-    config = {
-        "small": small,
-        "0.5b": replace(MOONDREAM2_05B, tokenizer=MOONDREAM2_TOKENIZER),
-        "2b": MOONDREAM2,
-        "moe": replace(MOONDREAM3, vision=small.vision, text=replace(small_text, tau=True, rope_theta=1.5e6, moe=moe)),
-    }[name]
-    go_on = GoOn.COORD if config.text.tau else GoOn.ANY_TOKEN
-    return replace(config, name=f"benchmark-{name}", tokenizer=replace(config.tokenizer, go_on=go_on))
-
-
-def seeded(config: MoondreamConfig, device: str, dtype: torch.dtype) -> Moondream:
-    """Random weights that keep activations in a sane range; not trained, so answers mean nothing."""
-    with torch.device("meta"):
-        model = Moondream(config)
-    model.to_empty(device=device)
-    generator = torch.Generator(device=device).manual_seed(0)
-    for name, parameter in sorted(model.named_parameters()):
-        std = 1.0 if name.endswith(("_features", "wte")) else parameter.shape[-1] ** -0.5 if parameter.ndim > 1 else 0.0
-        parameter.data.normal_(0.0, 1.0, generator=generator).mul_(std)
-        if ".ln" in name or "post_ln" in name:
-            parameter.data.add_(1.0 if name.endswith("weight") else 0.0)
-    model.requires_grad_(False)
-    return model.to(dtype)
-
-
-def picture() -> bytes:
-    """640 x 480 pixels of waves and noise, PNG."""
-    dice = np.random.default_rng(0)
-    y, x = np.mgrid[0:480, 0:640]
-    waves = np.stack([np.sin(x / (9 + 5 * c)) + np.cos(y / (13 - 3 * c)) for c in range(3)], axis=-1)
-    file = io.BytesIO()
-    PillowImage.fromarray((waves * 50 + 128 + dice.normal(0, 9, waves.shape)).clip(0, 255).astype(np.uint8)).save(
-        file, "PNG"
-    )
-    return file.getvalue()
-
-
-class Ours:
-    """What is measured of us."""
-
-    def __init__(self, model: Moondream) -> None:
-        """Prepares what each row starts from."""
-        self.family = MoondreamFamily(model, StubTokenizer())
-        self.pixels = decode_image(picture())
-        (self.tokens_PD,) = self.encode()
-        self.prompt = self.family.prompt(DETECT)
-
-    def encode(self) -> list[torch.Tensor]:
-        """Pixels to image tokens."""
-        return self.family.encode_images([self.family.crop(self.pixels)])
-
-    def prefill(self) -> object:
-        """Prefix and prompt, and the last position's logits."""
-        ready = self.family.prefill([self.tokens_PD], [self.prompt])
-        return ready, self.family.head_logits(Head.TOKEN, ready.hidden_BD)
-
-    def decode(self) -> Callable[[], object]:
-        """A prefilled row, and what feeds it TOKENS tokens."""
-        ready = self.family.prefill([self.tokens_PD], [self.prompt])
-
-        def run() -> None:
-            at = ready
-            for token in range(100, 100 + TOKENS):
-                at = self.family.step(at, [Input(InputKind.TOKEN, token)])
-                int(self.family.head_logits(Head.TOKEN, at.hidden_BD).argmax())
-
-        return run
-
-    def answer(self, request: SkillRequest) -> object:
-        """Picture to answer."""
-        made = generate(self.family, request, self.encode()[0], conventions=UPSTREAM)
-        return self.family.read_output(request.skill, made.decisions, conventions=UPSTREAM)
-
-    def work(self) -> Work:
-        """Every row but decode, which is prepared anew each time."""
-        return {
-            "encode": self.encode,
-            "prefill": self.prefill,
-            "query": lambda: self.answer(QUERY),
-            "detect": lambda: self.answer(DETECT),
-        }
-
-
-class Theirs:
-    """The same of the public implementation."""
-
-    def __init__(self, public: PublicMoondream) -> None:
-        """Prepares what each row starts from."""
-        self.public, self.model = public, public.model
-        self.image = PillowImage.open(io.BytesIO(picture())).convert("RGB")
-        self.tokens_PD = self.model._run_vision_encoder(self.image)
-        special = self.model.config.tokenizer
-        template, stub = special.templates["detect"], StubTokenizer()
-        self.prompt = torch.tensor([template["prefix"] + stub.encode(f" {OBJECT}") + template["suffix"]])
-        self.settings = public.settings(max_tokens=TOKENS, max_objects=OBJECTS)
-
-    def prefill(self) -> object:
-        """As its encode_image and detect do: the prefix into the cache, then the prompt behind it."""
-        text, model = self.public.module("text"), self.model
-        bos = text.text_encoder(torch.tensor([[model.config.tokenizer.bos_id]]), model.text)
-        embeds = torch.cat([bos, self.tokens_PD[None]], dim=1)
-        length = embeds.shape[1]
-        model._prefill(embeds, model.attn_mask[:, :, :length, :], torch.arange(length), None)
-        return model._prefill_prompt(self.prompt, length, 0, 0)
-
-    def decode(self) -> Callable[[], object]:
-        """As its generate loop does."""
-        text, model = self.public.module("text"), self.model
-        *_, start = self.prefill()  # pyright: ignore[reportGeneralTypeIssues]
-
-        def run() -> None:
-            mask = torch.zeros(1, 1, model.config.text.max_context, dtype=torch.bool)
-            mask[:, :, :start] = True
-            for at, token in enumerate(range(100, 100 + TOKENS), start):
-                mask[:, :, at] = True
-                embeds = text.text_encoder(torch.tensor([[token]]), model.text)
-                logits, _ = model._decode_one_tok(embeds, mask, torch.tensor([at]), None)
-                int(logits.argmax())
-
-        return run
-
-    def work(self) -> Work:
-        """Every row but decode."""
-        return {
-            "encode": lambda: self.model._run_vision_encoder(self.image),
-            "prefill": self.prefill,
-            "query": lambda: self.model.query(self.image, QUESTION, reasoning=False, settings=self.settings),
-            "detect": lambda: self.model.detect(self.image, OBJECT, settings=self.settings),
-        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,12 +81,14 @@ def _row(name: str, ours_ms: list[float], theirs_ms: list[float]) -> Row:
 
 
 def _timed_ms(run: Callable[[], object]) -> float:
+    """On the CPU its own time, with one thread: what others do on the machine counts less. Elsewhere the clock's."""
+    clock = time.perf_counter if torch.accelerator.is_available() else time.process_time
     gc.collect()
     _wait()
-    start = time.perf_counter()
+    start = clock()
     run()
     _wait()
-    return (time.perf_counter() - start) * 1e3
+    return (clock() - start) * 1e3
 
 
 def _wait() -> None:
@@ -260,6 +102,14 @@ def peak_mib(given: argparse.Namespace, side: str) -> float:
     command += ["--public", str(given.public)] if given.public else []
     ended = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
     return float(ended.stdout.split()[-1])
+
+
+def _own_peak_mib() -> float:
+    """Not by getrusage: a child begins with its parent's peak there."""
+    status = Path("/proc/self/status")
+    if not status.is_file():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024  # pyright: ignore[reportOptionalSubscript]
 
 
 def shares(given: argparse.Namespace, model: Moondream, rows: list[Row]) -> dict[str, float]:
@@ -348,7 +198,7 @@ def main() -> None:
             side: Ours | Theirs = Ours(model) if theirs is None or given.peak_of == "ours" else theirs
             for row in ("query", "detect"):
                 side.work()[row]()
-            print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+            print(_own_peak_mib())
             return
         ours = Ours(model)
         rows = measure(ours, theirs, given.rounds)

@@ -1,0 +1,1 @@
+"""What `benchmarks.model` compares: seeded models of several sizes, the work, and the two sides that do it."""
