@@ -49,7 +49,7 @@ protos-freeze: setup  ## move the baseline that breaking changes are held agains
 	@$(BIN)/python -m tools.generate_protos --freeze
 
 bench: setup  ## every benchmark; tables on the screen, figures in out/benchmarks/
-	@for file in benchmarks/[a-z]*.py; do name=$$(basename $$file .py); echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
+	@for file in benchmarks/[a-z]*.py benchmarks/*/__main__.py; do name=$$(basename $${file%/__main__.py} .py); echo "== $$name"; $(BIN)/python -m benchmarks.$$name || exit 1; done
 
 base: setup  ## make the tiny base again (40 minutes on 2 cores)
 	@$(BIN)/python -m tools.tiny_base $(ARGS)

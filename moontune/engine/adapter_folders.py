@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shutil
+import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
@@ -27,8 +28,14 @@ class AdapterFolders:
     Several processes may share a root: a folder appears and disappears by one rename, and names are content digests.
     """
 
-    def __init__(self, root: Path, budget_bytes: int) -> None:
-        """`budget_bytes` bounds the files of this process's adapters; those lent out stay whatever their size."""
+    def __init__(
+        self, root: Path, budget_bytes: int, fetched: Callable[[float], object] = lambda seconds: None
+    ) -> None:
+        """`budget_bytes` bounds the files of this process's adapters; those lent out stay whatever their size.
+
+        fetched: told the seconds of each fetch that succeeded.
+        """
+        self._fetched = fetched
         self._root = root
         self._budget_bytes = budget_bytes
         self._held: OrderedDict[str, int] = OrderedDict()
@@ -52,6 +59,10 @@ class AdapterFolders:
             self._lent[digest] -= 1
             self._lent += Counter()  # forgets those that nobody has
 
+    def has(self, version: str) -> bool:
+        """Whether the version's files are here, so that `lend` would not fetch."""
+        return self._digests.get(version) in self._held
+
     async def _take(self, version: str, fetch: Fetch) -> str:
         """Bring the version's adapter here if need be, and count it as lent."""
         lock = self._fetching.setdefault(version, asyncio.Lock())
@@ -70,12 +81,14 @@ class AdapterFolders:
         if digest is None or not await asyncio.to_thread(_holds, self._folder(digest), digest):
             partial = self._beside("partial")
             await asyncio.to_thread(partial.mkdir, parents=True)
+            started = time.monotonic()
             try:
                 announced = await fetch(partial)
                 if digest not in (None, announced) or not await asyncio.to_thread(_holds, partial, announced):
                     raise CheckpointCorrupt(f"the files that arrived for the adapter {announced} have another digest")
                 await asyncio.to_thread(self._place, partial, announced)
                 digest = announced
+                self._fetched(time.monotonic() - started)
             finally:
                 await asyncio.to_thread(shutil.rmtree, partial, ignore_errors=True)
         self._held[digest] = await asyncio.to_thread(_size, self._folder(digest))

@@ -188,6 +188,8 @@ class Batch:
         position += 1
 
     def _act_on_region(self, rows: Indices) -> None:
-        """Let the adapters of these rows act on the region head, where any has a part in it."""
-        if any(member.own_region for member in self.members):
+        """Let the adapters of these rows, and no others, act on the region head."""
+        if not any(member.own_region for member in self.members):
+            self._adapters.rest_from_region()
+        else:
             self._adapters.act(tuple([self.members[row].adapter for row in cast("list[int]", rows.tolist())]))

@@ -47,7 +47,7 @@ class DeviceAdapters:
     """
 
     def __init__(self, module: Moondream, layers: Sequence[str], budget_bytes: int) -> None:
-        """`layers` are the linear layers of the tree that adapters may act on."""
+        """`layers` are those that adapters may act on; of them, this engine adapts the plain linear ones."""
         self.acting: list[tuple[AdapterStack, Blocks]] = []
         self._device = module.device
         self._tier = Residency(budget_bytes)
@@ -58,7 +58,8 @@ class DeviceAdapters:
         self._acted: tuple[str, ...] = ()
         for name in layers:
             linear = module.get_submodule(name)
-            assert isinstance(linear, nn.Linear), name
+            if not isinstance(linear, nn.Linear):
+                continue
             self._dtypes[name] = linear.weight.dtype
             owner, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(owner), leaf, LoraLinear(name, linear, self))
@@ -103,6 +104,7 @@ class DeviceAdapters:
             stack, slot = self._slot_for(form_of(adapter), adapter)
             stack.write(slot, adapter)
             self._slots[digest] = (stack, slot)
+            self._lay_out_anew()
         return True
 
     def release(self, digest: str) -> None:
@@ -130,6 +132,11 @@ class DeviceAdapters:
             blocks = blocks_of(np.array(rows), np.array(slots), len(digests), self._device)
             self.acting.append((self._stacks[form], blocks))
 
+    def rest_from_region(self) -> None:
+        """Let nothing act if what acts now, for whatever pass it was, has a part in the region head."""
+        if any(stack.form.adapts_region for stack, _ in self.acting):
+            self._lay_out_anew()
+
     @property
     def resident(self) -> Mapping[str, int]:
         """Bytes by digest, least recently used first."""
@@ -141,6 +148,11 @@ class DeviceAdapters:
         return CacheStatus(
             "adapter_device", tier.resident_bytes, tier.budget_bytes, tier.hits, tier.misses, tier.evictions
         )
+
+    def _lay_out_anew(self) -> None:
+        """Slots have changed: the next pass must not take the last one's layout, though it names the same digests."""
+        self._acted = ()
+        self.acting.clear()
 
     def _slot_for(self, form: StackForm, example: HostAdapter) -> tuple[AdapterStack, int]:
         """A free slot; the stack grows by doubling within the budget, and other stacks give back what they spare."""
@@ -167,8 +179,7 @@ class DeviceAdapters:
         if len(mine) == stack.slots:
             return
         stack.rearrange(list(mine.values()), len(mine))
-        self._acted = ()  # slots have changed: the next pass is laid out anew
-        self.acting.clear()
+        self._lay_out_anew()
         for slot, digest in enumerate(mine):
             self._slots[digest] = (stack, slot)
         if not mine:

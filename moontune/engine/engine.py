@@ -8,8 +8,7 @@ An order's result depends on its own request, seed, adapter and base alone, neve
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-
-from torch import nn
+from dataclasses import replace
 
 from moontune.engine.answer import rollout_of, stream_pieces, usage_of
 from moontune.engine.batch import Batch
@@ -49,9 +48,8 @@ class Engine:
         self._base = base = share_base(base)
         module = base.module
         self._limits = Limits(settings.max_sequences, settings.kv_bytes, position_bytes(base.config.text, module.dtype))
-        layers = [name for name in adaptable_layers(base.config) if isinstance(module.get_submodule(name), nn.Linear)]
         self._host = HostAdapters(base.config, settings.adapter_host_bytes)
-        self._device = DeviceAdapters(module, layers, settings.adapter_cache_bytes)
+        self._device = DeviceAdapters(module, tuple(adaptable_layers(base.config)), settings.adapter_cache_bytes)
         self._features = ImageFeatures(base, self._device, settings.image_cache_bytes, settings.image_limits)
         self._prefixes = Prefixes(base, self._device, settings.prefix_cache_bytes, settings.prefill_positions)
         self._scheduler = Scheduler[Entry](self._limits, self._device)
@@ -67,6 +65,13 @@ class Engine:
         Cancelled.
         """
         return self.generate_all([(context, order)])[0]
+
+    def stream(self, context: CallContext, order: GenerationOrder) -> None:
+        """Answer an order of one rollout in pieces, as they are decided; the last thing emitted is the Generation.
+
+        Raises what `generate` raises.
+        """
+        context.emit(self.generate(context, replace(order, stream=True)))
 
     def generate_all(self, orders: Sequence[tuple[CallContext, GenerationOrder]]) -> list[Generation]:
         """Answer several orders, admitted together; raises the first error among them, once all have ended."""
@@ -113,7 +118,7 @@ class Engine:
             kv_budget_bytes=self.settings.kv_bytes,
             caches=(self._features.status(), self._device.status(), self._host.status(), self._prefixes.status()),
             adapters=tuple(self._adapter_statuses()),
-            work=self._model.tally.work(),
+            work=replace(self._model.tally.work(), images=self._features.images, images_s=self._features.images_s),
         )
 
     @contextmanager

@@ -1,6 +1,7 @@
 """Image tokens of encoded images, kept while they are likely to be asked for again."""
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,10 @@ class Fresh:
 
 
 class ImageFeatures:
-    """Image tokens [P, D] by base digest, vision adapter and the image's sha256; an LRU in bytes."""
+    """Image tokens [P, D] by base digest, vision adapter and the image's sha256; an LRU in bytes.
+
+    images, images_s: how many were encoded, and the seconds that it took.
+    """
 
     def __init__(self, base: BaseModel, adapters: DeviceAdapters, budget_bytes: int, limits: ImageLimits) -> None:
         """`budget_bytes` bounds the tokens kept; `limits` the images accepted."""
@@ -42,6 +46,7 @@ class ImageFeatures:
         self._layout = CropLayout(vision.crop_size, margin, vision.max_crops)
         self._lock = threading.Lock()
         self._cache: ByteCache[tuple[str, str, str], Tensor] = ByteCache(budget_bytes)
+        self.images, self.images_s = 0, 0.0
 
     def find(self, image: Image, vision_adapter: str, field: str) -> Tensor | ImageCrops:
         """The tokens if they are kept, else the image decoded and tiled.
@@ -69,6 +74,7 @@ class ImageFeatures:
 
         Images whose tokens depend on different adapters go through it together as well.
         """
+        started = time.monotonic()
         module = self._base.module
         pixels = torch.cat([torch.from_numpy(each.crops.pixels) for each in images]).to(self._base.device)
         counts = [len(each.crops.pixels) for each in images]
@@ -87,6 +93,8 @@ class ImageFeatures:
                 self._cache.misses += 1
                 self._cache.put((self._base.digest, each.adapter, each.image.sha256), tokens_PD, size_bytes)
             tokens.append(tokens_PD)
+        self.images += len(images)
+        self.images_s += time.monotonic() - started
         return tokens
 
     def status(self) -> CacheStatus:

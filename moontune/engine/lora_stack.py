@@ -16,6 +16,11 @@ class StackForm:
     rank: int
     layers: tuple[str, ...]
 
+    @property
+    def adapts_region(self) -> bool:
+        """Whether any of its layers is of the region head."""
+        return self.layers[0].startswith("region.")  # in order: region before text and vision
+
 
 @dataclass(slots=True, eq=False)
 class StackedLayer:

@@ -7,6 +7,7 @@
 It starts with the first order and ends when there has been nothing to do for a while.
 """
 
+import sys
 import threading
 import time
 from collections import deque
@@ -26,6 +27,10 @@ from moontune.engine.tally import Tally
 LINGER_S = 0.25
 """How long the thread waits for the next order before it ends. Not a daemon, so that no process ends while it is inside
 torch; short, so that none waits for it."""
+
+SWITCH_S = 0.0002
+"""Python's switch interval while an engine runs. The model thread lets go of the interpreter in every operation; at the
+default of 5 ms, each caller's thread that has something to do would hold it up for that long."""
 
 Answer = TypeVar("Answer")
 
@@ -71,6 +76,7 @@ class ModelThread:
         with self._arrival:
             self._inbox.extend(items)
             if self._thread is None:
+                sys.setswitchinterval(min(SWITCH_S, sys.getswitchinterval()))
                 self._thread = threading.Thread(target=self._run, name="engine model")
                 self._thread.start()
             self._arrival.notify()

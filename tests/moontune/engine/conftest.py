@@ -84,7 +84,7 @@ def ask(
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def make_order(base: BaseModel) -> Callable[..., GenerationOrder]:
     def make(
         request: SkillRequest, count: int = 3, seed: int = 7, adapter: AdapterRef | None = None
@@ -96,7 +96,7 @@ def make_order(base: BaseModel) -> Callable[..., GenerationOrder]:
     return make
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def make_adapter(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AdapterRef]:
     """Adapters that act: B is drawn too. The digest is the seed's, which is all that the engine asks of it."""
 

@@ -1,0 +1,1 @@
+"""What the generation engine is worth: `python -m benchmarks.engine`."""
