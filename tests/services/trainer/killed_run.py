@@ -47,10 +47,14 @@ SETTLE_S = 30.0
 
 @dataclass(slots=True)
 class Book:
-    """What the run knows. weights: by step number. standing: the finetune's step. saved: listed steps."""
+    """What the run knows.
+
+    weights, parents, states (the caller's bytes): by step number. standing: the finetune's step. saved: listed steps.
+    """
 
     weights: dict[int, bytes] = field(default_factory=lambda: {0: FIRST})
     parents: dict[int, int] = field(default_factory=dict[int, int])
+    states: dict[int, bytes] = field(default_factory=dict[int, bytes])
     standing: int = 0
     saved: set[int] = field(default_factory=set[int])
     calls: int = 0
@@ -120,7 +124,9 @@ class KilledRun:
 
     def _with(self, move: Move) -> Book:
         book = self.book
-        noted = Book(dict(book.weights), dict(book.parents), book.standing, set(book.saved), book.calls)
+        noted = Book(
+            dict(book.weights), dict(book.parents), dict(book.states), book.standing, set(book.saved), book.calls
+        )
         move.note(noted)
         return noted
 
@@ -167,7 +173,7 @@ class KilledRun:
 
         def note(book: Book) -> None:
             book.weights[number] = stepped(book.weights[standing], state)
-            book.parents[number], book.standing = standing, number
+            book.parents[number], book.states[number], book.standing = standing, state, number
 
         return Move("step", lambda client: client.train_step(order), note)
 
@@ -193,10 +199,16 @@ class KilledRun:
         step = self.rng.choice(sorted(self.book.saved))
         ref = CheckpointRef(self.finetune.id, step=step)
 
+        expected = self.book.states.get(step)
+
+        async def ask(client: TrainerClient) -> None:
+            _, state = await client.restore_checkpoint(ref, request_id=request_id)
+            assert state == expected  # also of a save that a kill had cut before the list
+
         def note(book: Book) -> None:
             book.standing = step
 
-        return Move("restore", lambda client: client.restore_checkpoint(ref, request_id=request_id), note)
+        return Move("restore", ask, note)
 
     def _download(self, request_id: str) -> Move:
         step, expected = self.book.standing, digest_of(self.book.weights[self.book.standing])

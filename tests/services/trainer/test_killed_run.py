@@ -53,6 +53,7 @@ async def killed(tmp_path: Path, seed: int, ends: list[str | None]) -> KilledRun
     return run
 
 
+@pytest.mark.timeout(300)
 async def test_killed_ten_times_a_run_loses_nothing(tmp_path: Path) -> None:
     points = ["folder.flushed", "step.in-transaction", "step.committed", "save.stored", "remove.manifest"]
     run = await killed(tmp_path, 1, [*points, *[None] * 4])
