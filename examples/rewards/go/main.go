@@ -1,4 +1,4 @@
-// A reward as a service of one's own, in Go; README.md says how to build it.
+// A reward as a service of one's own, in Go; build.sh builds it.
 // Scores query by the length of the answer: 1 up to the parameter `words`, less beyond it.
 package main
 
@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"log"
+	"math"
 	"net"
 	"os"
 	"strings"
@@ -43,8 +44,8 @@ func (shortAnswer) ScoreSamples(_ context.Context, request *reward.ScoreSamplesR
 	}
 	response := &reward.ScoreSamplesResponse{}
 	for _, sample := range request.Samples {
-		said := float64(max(len(strings.Fields(sample.Output.GetQuery().Answer)), 1))
-		value := min(1, free/said)
+		said := math.Max(float64(len(strings.Fields(sample.Output.GetQuery().Answer))), 1)
+		value := math.Min(1, free/said)
 		response.Results = append(response.Results, &reward.RewardResult{
 			Reward:     &value,
 			Components: map[string]float64{"said": said},

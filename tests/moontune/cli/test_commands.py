@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,15 @@ from moontune.cli.main import app
 from moontune.cli.stack.plan import PORT_OFFSETS, StackOptions, environment_of, plan
 from moontune.data.job_file import config_to_document
 from moontune.errors import InvalidField
+from moontune.serving.chassis import Chassis
 from moontune.serving.server import ServiceApp, opened
+from moontune.serving.settings import StartupError
+from moontune.values.reward import RewardComponent, RewardResult, RewardSample, RewardSpec
+from moontune.values.sandbox import SandboxProfile
 from services.jobs.config import JobsSettings
 from services.jobs.servicer import build_with
+from services.reward.config import RewardSettings
+from services.reward.servicer import build as build_rewards
 from tests.services.jobs.toy import ToyPeers, config
 
 
@@ -90,6 +96,36 @@ async def test_train_json_and_the_jobs_commands(server: str, job_file: Path):
     refused = await moontune("jobs", "resume", job_id, "--server", server)
     assert refused.exit_code == 1
     assert "succeeded cannot be told to resume" in refused.stderr
+
+
+async def test_train_registers_the_code_of_a_file_and_names_its_very_version(tmp_path: Path, job_file: Path):
+    """Jobs and rewards as `moontune up` lays them out: two services on ports that follow from one base."""
+    code = tmp_path / "my_reward.js"
+    code.write_text("const reward = (out, gt) => 1")
+    jobs = JobsSettings(port=0, database=f"sqlite:///{tmp_path}/jobs.db", data_dir=tmp_path / "jobs")
+    scored: list[RewardSpec] = []
+
+    class Watched(ToyPeers):
+        async def score(self, reward: RewardSpec, samples: Sequence[RewardSample]) -> Sequence[RewardResult]:
+            scored.append(reward)
+            return await super().score(RewardSpec((RewardComponent("exact_match"),)), samples)
+
+    async def start_jobs(chassis: Chassis) -> None:
+        await build_with(chassis, jobs, Watched())
+
+    async def start_rewards(chassis: Chassis) -> None:
+        await build_rewards(chassis, rewards)
+
+    async with opened([ServiceApp("jobs", jobs, start_jobs)]) as [chassis]:
+        base = chassis.port - PORT_OFFSETS["jobs"]
+        rewards = RewardSettings(port=base + PORT_OFFSETS["reward"], metrics_port=0, sandbox=SandboxProfile.TRUSTED)
+        try:
+            async with opened([ServiceApp("reward", rewards, start_rewards)]):
+                result = await moontune("train", str(job_file), "--reward", str(code), "--server", f"127.0.0.1:{base}")
+        except StartupError as taken:
+            pytest.skip(f"the port beside the free one is not free: {taken}")
+    assert result.exit_code == 0, result.stderr
+    assert {component.name[:10] for spec in scored for component in spec.components} == {"my_reward@"}
 
 
 async def test_a_failed_job_fails_the_command_in_words(server: str, tmp_path: Path):

@@ -54,7 +54,7 @@ def node_plugin():
 def go_plugin():
     binary = EXAMPLES / "go" / "plugin"
     if not binary.exists():
-        pytest.skip("examples/rewards/go is not built: its README says how, into examples/rewards/go/plugin")
+        pytest.skip("examples/rewards/go is not built: examples/rewards/go/build.sh does")
     return started([str(binary)])
 
 
