@@ -12,10 +12,13 @@ from safetensors.torch import load_file, save_file
 from moontune.errors import CheckpointCorrupt, InvalidField
 from moontune.model.adapter_forms import export_adapter, import_adapter
 from moontune.model.adapter_tensors import AdapterTensors
-from moontune.model.base_model import BaseModel
+from moontune.model.base_model import BaseModel, load_base, share_base
+from moontune.model.lora import Adapters
 from moontune.model.lora_layers import target_layers
+from moontune.model.moondream import Moondream
 from moontune.values.adapter import ExportKind, ImportKind, download_form
 from moontune.values.finetune import AttentionWiring, FinetuneKind, LoraSettings, LoraTarget
+from tests.fakes.tiny_base import CONFIG, write_tiny_base
 
 Draw = Callable[..., AdapterTensors]
 MLP = LoraSettings(4, 6.0, (LoraTarget.TEXT_MLP,))
@@ -260,3 +263,34 @@ def test_a_merged_folder_holds_the_weights_that_the_adapter_gives(base: BaseMode
         merged["vision.blocks.1.attn.proj.weight"], plain["vision.blocks.1.attn.proj.weight"] + 1.5 * pair.b @ pair.a
     )
     assert torch.equal(merged["text.wte"], plain["text.wte"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", [ExportKind.MERGED, ExportKind.INT4])
+def test_a_merged_folder_answers_as_the_adapter_does(tmp_path: Path, draw: Draw, kind: ExportKind) -> None:
+    """Through the files, loaded as a base; int4 within what 15 steps a group can tell apart."""
+    text = replace(CONFIG.text, dim=128, ff_dim=256, heads=2, kv_heads=2)
+    base = load_base(
+        str(write_tiny_base(tmp_path / "base", config=replace(CONFIG, text=text), scale=0.5)), device="cpu"
+    )
+    adapter = draw(base.config, LoraSettings(2, 2.0), region=True)
+    export_adapter(kind, adapter, base, tmp_path / "out")
+    stored = load_file(tmp_path / "out" / "model.safetensors")
+    packed = "text.blocks.1.mlp.fc2.weight.packed"
+    assert (packed in stored) is (kind is ExportKind.INT4)
+    assert stored["region.coord_encoder.weight"].dtype == torch.float32
+    merged = load_base(str(tmp_path / "out"), device="cpu").module
+    acting = Adapters(share_base(base).module)
+    acting.attach_tensors("a", adapter)
+    acting.activate("a")
+
+    def answer(model: Moondream) -> torch.Tensor:
+        hidden = model.hidden(model.embed_tokens(torch.tensor([[1, 40, 3]])), torch.arange(3)[None])[0]
+        return torch.cat((model.token_logits(hidden), model.coord_logits(hidden)), dim=1)
+
+    wanted, found, bare = answer(acting._module), answer(merged), answer(base.module)
+    if kind is ExportKind.MERGED:
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    else:
+        assert stored[packed].shape == (128, 128)  # 128 x 256 values, two in a byte
+        assert (found - wanted).norm() < 0.2 * (bare - wanted).norm()
