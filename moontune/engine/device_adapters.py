@@ -12,27 +12,30 @@ from moontune.engine.lora_rows import Blocks, blocks_of
 from moontune.engine.lora_stack import AdapterStack, StackForm, form_of
 from moontune.engine.residency import Residency
 from moontune.errors import InvalidField
+from moontune.model.layers import Shortcut
 from moontune.model.moondream import Moondream
 from moontune.values.engine import CacheStatus
 
 
 class LoraLinear(nn.Module):
-    """A layer of the base, and on the rows that have one, their adapter's delta."""
+    """A layer of the base (a bare shortcut gives nothing), and on the rows that have one, their adapter's delta."""
 
-    def __init__(self, name: str, base_layer: nn.Linear, adapters: "DeviceAdapters") -> None:
+    def __init__(self, name: str, base_layer: nn.Linear | Shortcut, adapters: "DeviceAdapters") -> None:
         """`name` is the layer's own in the tree."""
         super().__init__()
         self.name, self.base_layer = name, base_layer
         self._acting = adapters.acting
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor | None:
         """[rows, ..., in] to [rows, ..., out]."""
-        y = self.base_layer(x)
+        y: Tensor | None = self.base_layer(x)
         for stack, blocks in self._acting:
             layer = stack.layers.get(self.name)
             if layer is None:
                 continue
             delta = blocks.delta(x, layer.a_SIR, layer.b_SRO)
+            if y is None:
+                y = torch.zeros(*x.shape[:-1], delta.shape[-1], dtype=x.dtype, device=x.device)
             if blocks.rows is None:
                 y += delta
             else:
@@ -47,7 +50,7 @@ class DeviceAdapters:
     """
 
     def __init__(self, module: Moondream, layers: Sequence[str], budget_bytes: int) -> None:
-        """`layers` are those that adapters may act on; of them, this engine adapts the plain linear ones."""
+        """`layers` are those that adapters may act on; of them, this engine adapts all but those of experts."""
         self.acting: list[tuple[AdapterStack, Blocks]] = []
         self._device = module.device
         self._tier = Residency(budget_bytes)
@@ -58,16 +61,19 @@ class DeviceAdapters:
         self._acted: tuple[str, ...] = ()
         for name in layers:
             linear = module.get_submodule(name)
-            if not isinstance(linear, nn.Linear):
+            if not isinstance(linear, nn.Linear | Shortcut):
                 continue
-            self._dtypes[name] = linear.weight.dtype
+            self._dtypes[name] = linear.weight.dtype if isinstance(linear, nn.Linear) else module.dtype
             owner, _, leaf = name.rpartition(".")
             setattr(module.get_submodule(owner), leaf, LoraLinear(name, linear, self))
 
     def size_bytes(self, adapter: HostAdapter) -> int:
         """What the adapter takes here; raises InvalidField when it could never fit, or acts where nothing can."""
         if unknown := [name for name in adapter.layers if name not in self._dtypes]:
-            raise InvalidField.of("adapter", f"deltas of {', '.join(unknown[:3])}", "layers that this engine adapts")
+            allowed = (
+                "layers that are not experts: this engine does not mix adapters of those; serve the adapter merged"
+            )
+            raise InvalidField.of("adapter", f"deltas of {', '.join(unknown[:3])}", allowed)
         rank = form_of(adapter).rank
         size_bytes = sum(
             rank * (pair.a.shape[1] + pair.b.shape[0]) * self._dtypes[name].itemsize

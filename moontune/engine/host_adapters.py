@@ -151,4 +151,9 @@ class HostAdapters:
 
 def _read(ref: AdapterRef, config: MoondreamConfig) -> HostAdapter:
     adapter = read_adapter(Path(ref.path), config)
+    if adapter.full:
+        allowed = (
+            "a LoRA alone: this engine does not serve a region head of one's own beside it; serve the adapter merged"
+        )
+        raise InvalidField.of("adapter.kind", str(adapter.kind), allowed)
     return HostAdapter(ref.digest, adapter.layers, adapter.lora.rank, adapter.scale, adapter.size_bytes)

@@ -1,15 +1,22 @@
 """Which weights answer: versions never mix, the budget holds, the base stays the base."""
 
 from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
 
 from moontune.engine.engine import Engine
 from moontune.engine.order import AdapterRef, GenerationOrder
 from moontune.engine.settings import EngineSettings
-from moontune.model.base_model import BaseModel
+from moontune.errors import InvalidField
+from moontune.model.base_model import BaseModel, share_base
+from moontune.model.lora import Adapters
 from moontune.values.adapter import AdapterState
-from moontune.values.finetune import LoraTarget
+from moontune.values.finetune import AttentionWiring, FinetuneKind, LoraSettings, LoraTarget
 from moontune.values.skill import Skill
 from tests.moontune.engine.conftest import Caller, ask
+from tests.moontune.engine.test_agreement import TOLERANCE, learner_logprobs, recorded
 from tests.moontune.engine.test_engine import assert_same
 
 MakeOrder = Callable[..., GenerationOrder]
@@ -79,3 +86,33 @@ def test_a_batch_does_not_disturb_a_learner_on_the_same_base(
     after = dict(base.module.named_parameters())
     assert before.keys() == after.keys()
     assert all(bool((after[name] == value).all()) for name, value in before.items())
+
+
+def test_a_delta_from_the_block_input_acts_as_in_the_learner(
+    engine: Engine, base: BaseModel, make_order: MakeOrder, tmp_path: Path
+) -> None:
+    adapters = Adapters(share_base(base).module)
+    adapters.attach("wired", LoraSettings(4, targets=(LoraTarget.TEXT_ATTENTION,), wiring=AttentionWiring.BLOCK_INPUT))
+    with torch.no_grad():
+        for name, parameter in adapters.parameters("wired").items():
+            if ".lora_B." in name:
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) * 0.2)
+    adapters.save("wired", tmp_path)
+    adapter = AdapterRef("sha256:" + "9" * 64, str(tmp_path))
+    orders = [make_order(ask(Skill.DETECT), 3, 1, adapter), make_order(ask(Skill.QUERY), 3, 1)]
+    groups = [answer.group for answer in engine.generate_all([(Caller(), order) for order in orders])]
+    agrees = (learner_logprobs(base, groups[:1], adapter) - recorded(groups[:1])).abs().max()
+    bare = (learner_logprobs(base, groups[:1], None) - recorded(groups[:1])).abs().max()
+    assert agrees < TOLERANCE < 0.1 < bare
+    torch.testing.assert_close(learner_logprobs(base, groups[1:], None), recorded(groups[1:]), atol=TOLERANCE, rtol=0)
+
+
+def test_what_cannot_be_mixed_is_refused_not_ignored(
+    engine: Engine, base: BaseModel, make_order: MakeOrder, tmp_path: Path
+) -> None:
+    adapters = Adapters(share_base(base).module)
+    adapters.attach("own region", LoraSettings(4), FinetuneKind.LORA_REGION)
+    adapters.save("own region", tmp_path)
+    adapter = AdapterRef("sha256:" + "8" * 64, str(tmp_path))
+    with pytest.raises(InvalidField, match=r"adapter\.kind is 'lora\+region'; allowed: a LoRA alone"):
+        engine.generate(Caller(), make_order(ask(Skill.DETECT), 1, adapter=adapter))
