@@ -175,11 +175,11 @@ OBJECT_CASES: tuple[ObjectCase, ...] = (
     *(case for name in _ONE_BOX for case in _boxes(name, single=True)),
     ObjectCase(
         "confidence_calibration",
-        written("boxes", box_item),
+        written("boxes", lambda sure: {"bbox_2d": corners(sure[0]), "confidence": sure[1]}),
+        st.tuples(true_boxes, st.sampled_from([0.0, 0.3, 1.0])),
         true_boxes,
-        true_boxes,
-        _same,
-        JUNK_BOXES[:3],
+        lambda boxes: [(box, 1.0) for box in boxes],
+        [(box, confidence) for box in JUNK_BOXES[:3] for confidence in (0.0, 0.5, 1.0)],
         id="confidence",
     ),
     *(

@@ -47,6 +47,13 @@ def test_hard_f_beta_over_thresholds_and_average_precision():
     assert value("mean_average_precision", flooded, length_penalty=False) == pytest.approx(0.25)
 
 
+def test_a_category_that_is_not_labelled_has_an_average_precision_of_0():
+    truth = GroundTruth(boxes=(LEFT,), categories=("cat",))
+    said = '[{"box": [0, 0, 0.5, 1], "label": "Cat"}, {"box": [0.5, 0, 1, 1], "label": "zebra"}]'
+    assert value("mean_average_precision", ask(said, truth), length_penalty=False) == 0.5
+    assert value("mean_average_precision", ask(said, truth)) == 0.25
+
+
 def test_confidence():
     def said(*items, truth=(LEFT,)):
         text = json.dumps([{"box": [b.x_min, b.y_min, b.x_max, b.y_max], "score": c} for b, c in items])
