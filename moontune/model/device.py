@@ -1,7 +1,10 @@
 """The only place that names a device.
 
-cpu and cuda are run by us; mps and npu go through torch's accelerator interface and nobody here has run them.
+Everything here was run on the CPU. cuda, mps, npu and xpu go through torch's accelerator interface or its name for the
+device; cuda has not been run by this project yet, and nobody here has ever run the other three.
 """
+
+import os
 
 import torch
 
@@ -30,3 +33,22 @@ def choose_device(wanted: str | None = None) -> str:
 def default_dtype(device: str) -> torch.dtype:
     """What a model's body computes in: fp32 on the CPU, bf16 on an accelerator. Heads are fp32 everywhere."""
     return torch.float32 if device.startswith("cpu") else torch.bfloat16
+
+
+def memory_bytes(device: str) -> int:
+    """Of the device, or of the machine where the device has none of its own."""
+    if not device.startswith("cpu"):
+        _, total_bytes = torch.accelerator.get_memory_info(device)
+        return total_bytes
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def release_cached_memory() -> None:
+    """Give what torch's allocator holds unused back to the device; nothing on the CPU."""
+    if torch.accelerator.is_available():
+        torch.accelerator.empty_cache()
+
+
+def collective_backend(device: str) -> str:
+    """What ranks that train on this device talk over, in torch.distributed's form."""
+    return "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"

@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, TCPStore  # pyright: ignore[reportPrivateImportUsage]
 
+from moontune.model.device import collective_backend
 from moontune.telemetry.logs import get_logger
 from services.trainer.batch import PlannedGroup
 from services.trainer.ranks import Ranks
@@ -84,9 +85,8 @@ class TorchGang:
         store = TCPStore(ranks.master_addr, ranks.master_port, is_master=False, timeout=COLLECTIVE_TIMEOUT)
         self._store = PrefixStore(ranks.key, store)
         self._generation = _meet(self._store, self.rank, self.size)
-        backend = "cpu:gloo,cuda:nccl" if device.startswith("cuda") else "gloo"
         dist.init_process_group(
-            backend,
+            collective_backend(device),
             store=PrefixStore(f"group/{self._generation}", self._store),
             rank=self.rank,
             world_size=self.size,

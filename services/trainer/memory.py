@@ -4,15 +4,14 @@ A finetune in memory is its parameters, their gradients and AdamW's two moments,
 activations of its positions until the backward; with recomputation only each block's input.
 """
 
-import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from typing import cast
 
 import torch
 
 from moontune.errors import ResourceExhausted
 from moontune.model.config import MoondreamConfig
+from moontune.model.device import memory_bytes, release_cached_memory
 from moontune.values.finetune import Finetune
 
 BYTES_PER_NUMBER = 16
@@ -32,12 +31,7 @@ def finetune_bytes(numbers: int) -> int:
 
 def default_budget(device: str) -> int:
     """Bytes for finetunes where none are set: a share of the device's whole memory, the same after every restart."""
-    if device.startswith("cuda"):
-        properties = cast("object", torch.cuda.get_device_properties(device))  # pyright: ignore[reportUnknownMemberType]
-        total = int(getattr(properties, "total_memory"))  # noqa: B009  (torch does not type it)
-    else:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return int(FINETUNES_SHARE * total)
+    return int(FINETUNES_SHARE * memory_bytes(device))
 
 
 def pass_positions(config: MoondreamConfig, budget_bytes: int, least: int) -> int:
@@ -66,8 +60,7 @@ def told_when_out(what: str) -> Generator[None]:
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        release_cached_memory()
         raise ResourceExhausted(
             f"out of memory while {what}; nothing was applied. Lower micro_tokens (or pass_memory_bytes), or turn "
             f"recompute on ({str(error).splitlines()[0][:200]})"
