@@ -1,6 +1,6 @@
 """What merging and int4 cost a finetune's score: `python -m benchmarks.quantisation [--demo out/demo]`.
 
-Takes the newest finetune of each task that a run of the demo left behind, exports it merged and in int4 (groups of 128,
+Takes the best finetune of each task that a run of the demo left behind, exports it merged and in int4 (groups of 128,
 as docs/adapters.md), loads both as bases and lets them answer the demo's held-out pictures, greedily, one by one. The
 scores are the demo's metrics; differences are paired over pictures with a 95 % bootstrap interval. The adapter's own
 answers run through the same loop. Writes out/benchmarks/quantisation.json.
@@ -53,15 +53,23 @@ class Row:
     high: float = 0.0
 
 
-def newest(demo: Path) -> dict[str, list[Prediction]]:
-    """The last answers of the newest finished job of each task (skill and what is asked for)."""
+def best(demo: Path) -> dict[str, list[Prediction]]:
+    """The last answers of the best finished job of each task (skill and what is asked for), by the task's metric."""
     found: dict[str, list[Prediction]] = {}
     for job in sorted((demo / "services" / "jobs").iterdir()):
         files = sorted((job / "predictions").glob("step-*.jsonl"))
         predictions = read_predictions(files[-1]) if files else []
         if predictions and _checkpoint(demo, predictions[0]).is_dir():
-            found[f"{predictions[0].skill} {predictions[0].asked}"] = predictions
+            task = f"{predictions[0].skill} {predictions[0].asked}"
+            if task not in found or _score(predictions) > _score(found[task]):
+                found[task] = predictions
     return found
+
+
+def _score(predictions: Sequence[Prediction]) -> float:
+    truths = [prediction.ground_truth for prediction in predictions]
+    metric = default_metric(predictions[0].skill, truths[0])
+    return evaluate(metric, [prediction.output for prediction in predictions], truths)[0]
 
 
 def _checkpoint(demo: Path, prediction: Prediction) -> Path:
@@ -121,7 +129,7 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)
     base = load_base("moontune-tiny", device="cpu")
-    rows = [row for task, found in newest(given.demo).items() for row in rows_of(task, found, given.demo, base)]
+    rows = [row for task, found in best(given.demo).items() for row in rows_of(task, found, given.demo, base)]
     table = Table("task", "form", "weights", "metric", "score", "to the adapter", title="moontune-tiny, CPU, fp32")
     for row in rows:
         change = f"{row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
