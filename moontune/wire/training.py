@@ -79,6 +79,10 @@ def _target_from_proto(message: training_pb2.RlGroup | training_pb2.SftGroup, sk
                 raise InvalidField.of(f"{field}.target", "ground_truth", "answer for query")
             truth = ground_truth_from_proto(message.ground_truth, f"{field}.ground_truth")
             truth.validate(skill, f"{field}.ground_truth")
+            if truth.boxes is None and truth.points is None:
+                raise InvalidField.of(
+                    f"{field}.ground_truth", list(truth.labels), "boxes or points: decisions are made of them"
+                )
             return truth
         case None:
             raise InvalidField.of(f"{field}.target", None, "answer or ground_truth")
