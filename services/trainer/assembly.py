@@ -22,6 +22,7 @@ from services.trainer.logprobs import Logprobs
 from services.trainer.metrics_log import MetricsLog
 from services.trainer.news import News
 from services.trainer.publication import Publication
+from services.trainer.queueing import FairQueue
 from services.trainer.retention import KeepRule, Retention
 from services.trainer.saved import SavedCheckpoints
 from services.trainer.saves import Saves
@@ -56,6 +57,7 @@ def assemble(chassis: Chassis, settings: TrainerSettings) -> Trainer:
     """Open the database, the folders and the store, and remove what a kill left on the local volume."""
     assert chassis.worker is not None, "the trainer needs a model worker"
     worker = chassis.worker
+    queue = FairQueue()
     if (fails_at := fail_point_setting()) is not None:
         log.warning("this process is set to kill itself", fail_point=fails_at[0])
     transactions = Transactions(open_database(settings.database_url, MIGRATIONS))
@@ -69,12 +71,12 @@ def assemble(chassis: Chassis, settings: TrainerSettings) -> Trainer:
     finetunes = Finetunes(ledger, answers, saves, branches, folders, worker, turns)
     return Trainer(
         finetunes=finetunes,
-        steps=TrainSteps(ledger, answers, folders, worker, turns, chassis.metrics),
+        steps=TrainSteps(ledger, answers, folders, worker, turns, queue, chassis.metrics),
         saves=saves,
         adapters=AdapterSource(ledger, saved, store, folders),
         publication=Publication(chassis.metrics),
         metrics_log=MetricsLog(ledger, answers, History(transactions), turns),
-        logprobs=Logprobs(ledger, folders, worker),
+        logprobs=Logprobs(ledger, folders, worker, queue),
         retention=Retention(ledger, answers, saved, saves, folders, turns, rule),
         watch=Watch(News(transactions), turns, chassis.draining, settings.most_watchers),
         imports=Imports(finetunes, answers, folders, worker, settings.import_bytes),

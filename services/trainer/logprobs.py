@@ -12,14 +12,15 @@ from services.trainer.folders import StepFolders
 from services.trainer.groups import check_image
 from services.trainer.ledger import Ledger
 from services.trainer.orders import ScoreOrder
+from services.trainer.queueing import FairQueue
 from services.trainer.spool import Spool, named_group, new_spool
 
 
 class Logprobs:
     """Scores rollouts under a finetune's present policy, or the bare base."""
 
-    def __init__(self, ledger: Ledger, folders: StepFolders, worker: ModelWorker) -> None:
-        self._ledger, self._folders, self._worker = ledger, folders, worker
+    def __init__(self, ledger: Ledger, folders: StepFolders, worker: ModelWorker, queue: FairQueue) -> None:
+        self._ledger, self._folders, self._worker, self._queue = ledger, folders, worker, queue
 
     async def compute(self, organisation: str, finetune_id: str, batches: Sequence[RolloutBatch]) -> LogprobResult:
         """Log-probability and entropy of every decision; `finetune_id` "" is the bare base."""
@@ -37,7 +38,8 @@ class Logprobs:
             for index, batch in enumerate(batches):
                 await asyncio.to_thread(_take_in, spool, index, batch)
             order = ScoreOrder(finetune, folder, str(spool.folder), len(batches))
-            scores = await self._worker.call("learner", "score", order)
+            async with self._queue.turn(finetune_id):
+                scores = await self._worker.call("learner", "score", order)
         return LogprobResult(scores, policy)
 
 

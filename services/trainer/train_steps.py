@@ -25,6 +25,7 @@ from services.trainer.groups import check_group
 from services.trainer.ledger import Ledger
 from services.trainer.line import Line
 from services.trainer.orders import StepOutcome, TrainOrder
+from services.trainer.queueing import FairQueue
 from services.trainer.rows import FinetuneRow, StepRow
 from services.trainer.spool import Spool, named_group, new_spool
 from services.trainer.turns import Turns, uninterrupted
@@ -56,10 +57,11 @@ class TrainSteps:
         folders: StepFolders,
         worker: ModelWorker,
         turns: Turns,
+        queue: FairQueue,
         metrics: ServiceMetrics,
     ) -> None:
         self._ledger, self._answers, self._folders = ledger, answers, folders
-        self._worker, self._turns, self._metrics = worker, turns, metrics
+        self._worker, self._turns, self._queue, self._metrics = worker, turns, queue, metrics
 
     async def apply(
         self, organisation: str, step: TrainStep, count: int, groups: AsyncIterator[Group], payload: PayloadDigest
@@ -112,7 +114,8 @@ class TrainSteps:
         now = await self._line(row.finetune, step)
         _check_same_line(row.finetune, line, now)
         order = await asyncio.to_thread(self._order, row, now, step, spool, count)
-        outcome: StepOutcome = await self._worker.call("learner", "train", order)
+        async with self._queue.turn(step.finetune_id):
+            outcome: StepOutcome = await self._worker.call("learner", "train", order)
         fail_point("step.computed")
         outcome = replace(outcome, metrics={**outcome.metrics, TrainKey.SECONDS_UPLOAD: upload_s})
         answer = replace(answer, response=_response(row.finetune, order, outcome))
