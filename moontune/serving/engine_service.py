@@ -11,6 +11,7 @@ from moontune.engine.settings import MEBIBYTE, EngineSettings
 from moontune.serving.chassis import Chassis
 from moontune.serving.settings import ServiceSettings
 from moontune.serving.worker_protocol import WorkerSpec
+from moontune.telemetry import names
 
 ENGINE = {"engine": "moontune.engine.worker:build"}
 """The worker component that generates; services that share a process name it alike and share one engine."""
@@ -68,4 +69,5 @@ def adapter_folders(chassis: Chassis, settings: EngineServiceSettings) -> Adapte
 
         chassis.on_stop(remove)
         folder = Path(temporary.name)
-    return AdapterFolders(folder, settings.adapter_dir_bytes)
+    observe = chassis.metrics.histogram(names.ADAPTER_FETCH_SECONDS).observe
+    return AdapterFolders(folder, settings.adapter_dir_bytes, observe)

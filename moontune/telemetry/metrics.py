@@ -53,6 +53,12 @@ class ServiceMetrics:
         assert isinstance(made, Histogram)
         return made.labels(**labels) if metric.labels else made
 
+    def remove(self, metric: MetricName, **labels: str) -> None:
+        """Drop one series of a labelled metric; one that does not exist is no error."""
+        made = self._made.get(metric.name)
+        if made is not None:
+            made.remove_by_labels(labels)
+
     def value(self, metric: MetricName, **labels: str) -> float | None:
         """The present value of a counter or gauge; of a histogram its count. None before its first use."""
         name = metric.name + ("_count" if metric.kind is Kind.HISTOGRAM else "")

@@ -60,16 +60,53 @@ QUEUE_SECONDS = MetricName(
 )
 RUNNING = MetricName("moontune_engine_running", Kind.GAUGE, "Sequences being decoded now.")
 WAITING = MetricName("moontune_engine_waiting", Kind.GAUGE, "Requests waiting for the engine.")
+FIRST_TOKEN_SECONDS = MetricName(
+    "moontune_first_token_seconds",
+    Kind.HISTOGRAM,
+    "Seconds from a request's arrival in the engine to its first decision.",
+    ("skill",),
+    RPC_SECONDS,
+)
+TOKEN_SECONDS = MetricName(
+    "moontune_decision_seconds",
+    Kind.HISTOGRAM,
+    "Mean seconds a decision of one request.",
+    ("skill",),
+    (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
+)
+ENGINE_STEPS = MetricName("moontune_engine_steps_total", Kind.COUNTER, "Decode steps.")
+ENGINE_ROW_STEPS = MetricName(
+    "moontune_engine_row_steps_total", Kind.COUNTER, "Rollouts summed over the steps; by steps, the mean batch."
+)
+ENGINE_ADAPTER_STEPS = MetricName(
+    "moontune_engine_adapter_steps_total",
+    Kind.COUNTER,
+    "Distinct adapters summed over the steps; by steps, the mean number of adapters in a batch.",
+)
+ENGINE_CANCELLED = MetricName("moontune_engine_cancelled_total", Kind.COUNTER, "Orders whose caller left.")
+ENGINE_SETTLED = MetricName(
+    "moontune_engine_settled_total", Kind.COUNTER, "Orders decoded once more for a close greedy choice."
+)
+KV_BYTES = MetricName("moontune_kv_bytes", Kind.GAUGE, "Bytes of keys and values that the engine holds.")
+KV_BUDGET_BYTES = MetricName("moontune_kv_budget_bytes", Kind.GAUGE, "Most bytes of keys and values.")
+IMAGES_ENCODED = MetricName("moontune_images_encoded_total", Kind.COUNTER, "Images run through the vision tower.")
 IMAGE_ENCODE_SECONDS = MetricName(
-    "moontune_image_encode_seconds", Kind.HISTOGRAM, "Seconds to encode one image.", (), RPC_SECONDS
+    "moontune_image_encode_seconds_total", Kind.COUNTER, "Seconds spent in the vision tower."
 )
 CACHE_HITS = MetricName("moontune_cache_hits_total", Kind.COUNTER, "Lookups found.", ("cache",))
 CACHE_MISSES = MetricName("moontune_cache_misses_total", Kind.COUNTER, "Lookups not found.", ("cache",))
 CACHE_BYTES = MetricName("moontune_cache_bytes", Kind.GAUGE, "Bytes held.", ("cache",))
-ADAPTER_LOADS = MetricName("moontune_adapter_loads_total", Kind.COUNTER, "Adapters loaded.", ("outcome",))
-ADAPTER_LOAD_SECONDS = MetricName(
-    "moontune_adapter_load_seconds", Kind.HISTOGRAM, "Seconds to fetch and load an adapter.", (), RPC_SECONDS
+CACHE_EVICTIONS = MetricName("moontune_cache_evictions_total", Kind.COUNTER, "Entries dropped for room.", ("cache",))
+ADAPTER_FETCH_SECONDS = MetricName(
+    "moontune_adapter_fetch_seconds", Kind.HISTOGRAM, "Seconds to bring an adapter's files here.", (), RPC_SECONDS
 )
+ADAPTER_RESIDENT = MetricName(
+    "moontune_adapter_resident",
+    Kind.GAUGE,
+    "1 for each adapter in the engine's memory, by the first 12 digits of its digest and its tier.",
+    ("adapter", "tier"),
+)
+ADAPTERS_DRAINING = MetricName("moontune_adapters_draining", Kind.GAUGE, "Adapters that go with their last request.")
 
 SCORED = MetricName("moontune_rewards_scored_total", Kind.COUNTER, "Samples scored, by parse status.", ("status",))
 SCORE_SECONDS = MetricName(

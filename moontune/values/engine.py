@@ -24,7 +24,8 @@ class EngineWork:
     steps: decode steps. row_steps, adapter_steps: rollouts, and distinct adapters, summed over the steps, so that
     divided by steps they are the mean batch and the mean number of adapters in it. stopped, cut: rollouts that ended by
     their own decision, and by a limit. cancelled: orders whose caller left. settled: orders decoded once more by
-    themselves, because a greedy choice was a close call.
+    themselves, because a greedy choice was a close call. images, images_s: images run through the vision tower, and the
+    seconds that it took.
     """
 
     steps: int = 0
@@ -34,6 +35,8 @@ class EngineWork:
     cut: int = 0
     cancelled: int = 0
     settled: int = 0
+    images: int = 0
+    images_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,29 +110,33 @@ def _usage_from_proto(message: model_info_pb2.Usage, field: str) -> Usage:
     )
 
 
-def query_event_to_proto(event: TextDelta | InferenceResult) -> inference_service_pb2.StreamQueryResponse:
+def query_event_to_proto(event: InferenceEvent) -> inference_service_pb2.StreamQueryResponse:
     """One message of StreamQuery."""
+    assert isinstance(event, TextDelta | InferenceResult)
     if isinstance(event, TextDelta):
         return inference_service_pb2.StreamQueryResponse(delta=_delta_to_proto(event))
     return inference_service_pb2.StreamQueryResponse(done=query_answer_to_proto(event))
 
 
-def point_event_to_proto(event: Point | InferenceResult) -> inference_service_pb2.StreamPointResponse:
+def point_event_to_proto(event: InferenceEvent) -> inference_service_pb2.StreamPointResponse:
     """One message of StreamPoint."""
+    assert isinstance(event, Point | InferenceResult)
     if isinstance(event, Point):
         return inference_service_pb2.StreamPointResponse(point=point_to_proto(event))
     return inference_service_pb2.StreamPointResponse(done=point_answer_to_proto(event))
 
 
-def detect_event_to_proto(event: Box | InferenceResult) -> inference_service_pb2.StreamDetectResponse:
+def detect_event_to_proto(event: InferenceEvent) -> inference_service_pb2.StreamDetectResponse:
     """One message of StreamDetect."""
+    assert isinstance(event, Box | InferenceResult)
     if isinstance(event, Box):
         return inference_service_pb2.StreamDetectResponse(object=box_to_proto(event))
     return inference_service_pb2.StreamDetectResponse(done=detect_answer_to_proto(event))
 
 
-def caption_event_to_proto(event: TextDelta | InferenceResult) -> inference_service_pb2.StreamCaptionResponse:
+def caption_event_to_proto(event: InferenceEvent) -> inference_service_pb2.StreamCaptionResponse:
     """One message of StreamCaption."""
+    assert isinstance(event, TextDelta | InferenceResult)
     if isinstance(event, TextDelta):
         return inference_service_pb2.StreamCaptionResponse(delta=_delta_to_proto(event))
     return inference_service_pb2.StreamCaptionResponse(done=caption_answer_to_proto(event))

@@ -1,7 +1,7 @@
 """What an engine holds and does."""
 
 from moontune.api.rollout.v1 import engine_status_pb2
-from moontune.values.engine import CacheStatus, EngineStatus
+from moontune.values.engine import CacheStatus, EngineStatus, EngineWork
 from moontune.wire.adapter import adapter_status_from_proto, adapter_status_to_proto
 from moontune.wire.checks import each, encodes, text
 
@@ -20,6 +20,7 @@ def engine_status_to_proto(status: EngineStatus) -> engine_status_pb2.EngineStat
         kv_budget_bytes=status.kv_budget_bytes,
         caches=[_cache_to_proto(cache) for cache in status.caches],
         adapters=[adapter_status_to_proto(adapter) for adapter in status.adapters],
+        work=_work_to_proto(status.work),
     )
 
 
@@ -36,6 +37,7 @@ def engine_status_from_proto(message: engine_status_pb2.EngineStatus, field: str
         kv_budget_bytes=message.kv_budget_bytes,
         caches=each(f"{field}.caches", message.caches, _cache_from_proto),
         adapters=each(f"{field}.adapters", message.adapters, adapter_status_from_proto),
+        work=_work_from_proto(message.work),
     )
 
 
@@ -58,4 +60,32 @@ def _cache_from_proto(message: engine_status_pb2.CacheStatus, field: str) -> Cac
         hits=message.hits,
         misses=message.misses,
         evictions=message.evictions,
+    )
+
+
+def _work_to_proto(work: EngineWork) -> engine_status_pb2.EngineWork:
+    return engine_status_pb2.EngineWork(
+        steps=work.steps,
+        row_steps=work.row_steps,
+        adapter_steps=work.adapter_steps,
+        stopped=work.stopped,
+        cut=work.cut,
+        cancelled=work.cancelled,
+        settled=work.settled,
+        images=work.images,
+        images_seconds=work.images_s,
+    )
+
+
+def _work_from_proto(message: engine_status_pb2.EngineWork) -> EngineWork:
+    return EngineWork(
+        steps=message.steps,
+        row_steps=message.row_steps,
+        adapter_steps=message.adapter_steps,
+        stopped=message.stopped,
+        cut=message.cut,
+        cancelled=message.cancelled,
+        settled=message.settled,
+        images=message.images,
+        images_s=message.images_seconds,
     )

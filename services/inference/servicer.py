@@ -1,7 +1,8 @@
 """InferenceService on the chassis: convert, call, convert."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
 from moontune.api.inference.v1 import inference_service_pb2 as pb
@@ -10,16 +11,19 @@ from moontune.auth.context import current_principal
 from moontune.checkpoints import CheckpointStore
 from moontune.engine.gauges import refresh_forever
 from moontune.engine.image_store import ImageStore
-from moontune.errors import NotImplementedYet
 from moontune.serving.chassis import Chassis
 from moontune.serving.engine_service import adapter_folders
-from moontune.values.inference import InferenceResult
+from moontune.values.inference import InferenceEvent, InferenceResult
 from moontune.wire.adapter import adapter_status_to_proto
 from moontune.wire.answer import (
     caption_answer_to_proto,
+    caption_event_to_proto,
     detect_answer_to_proto,
+    detect_event_to_proto,
     point_answer_to_proto,
+    point_event_to_proto,
     query_answer_to_proto,
+    query_event_to_proto,
 )
 from moontune.wire.checks import request_id, text
 from moontune.wire.inference import InferenceMessage, inference_request_from_proto
@@ -44,7 +48,7 @@ async def build(chassis: Chassis, settings: InferenceSettings) -> None:
 
 
 class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
-    """Whole answers; the streamed forms answer NOT_IMPLEMENTED_YET."""
+    """Answers, whole or in pieces, and the adapters of this process."""
 
     def __init__(self, answerer: Answerer, models: Models, adapters: ProcessAdapters) -> None:
         """All are the process's own."""
@@ -66,29 +70,37 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
         """Describe an image; a base without captions says so."""
         return caption_answer_to_proto(await self._answer(request))
 
-    def StreamQuery(  # noqa: N802
+    async def StreamQuery(  # noqa: N802
         self, request: pb.StreamQueryRequest, context: Any
     ) -> AsyncIterator[pb.StreamQueryResponse]:
-        """Not in this build."""
-        raise _not_streamed("Query")
+        """Answer in words as they are decided."""
+        async with contextlib.aclosing(self._stream(request)) as events:
+            async for event in events:
+                yield query_event_to_proto(event)
 
-    def StreamPoint(  # noqa: N802
+    async def StreamPoint(  # noqa: N802
         self, request: pb.StreamPointRequest, context: Any
     ) -> AsyncIterator[pb.StreamPointResponse]:
-        """Not in this build."""
-        raise _not_streamed("Point")
+        """Find positions, each sent as it is decided."""
+        async with contextlib.aclosing(self._stream(request)) as events:
+            async for event in events:
+                yield point_event_to_proto(event)
 
-    def StreamDetect(  # noqa: N802
+    async def StreamDetect(  # noqa: N802
         self, request: pb.StreamDetectRequest, context: Any
     ) -> AsyncIterator[pb.StreamDetectResponse]:
-        """Not in this build."""
-        raise _not_streamed("Detect")
+        """Find boxes, each sent as it is decided."""
+        async with contextlib.aclosing(self._stream(request)) as events:
+            async for event in events:
+                yield detect_event_to_proto(event)
 
-    def StreamCaption(  # noqa: N802
+    async def StreamCaption(  # noqa: N802
         self, request: pb.StreamCaptionRequest, context: Any
     ) -> AsyncIterator[pb.StreamCaptionResponse]:
-        """Not in this build."""
-        raise _not_streamed("Caption")
+        """Describe an image as the words are decided."""
+        async with contextlib.aclosing(self._stream(request)) as events:
+            async for event in events:
+                yield caption_event_to_proto(event)
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:  # noqa: N802
         """The base, then the organisation's saved steps."""
@@ -124,6 +136,5 @@ class InferenceServicer(inference_service_pb2_grpc.InferenceServiceServicer):
     async def _answer(self, request: InferenceMessage) -> InferenceResult:
         return await self._answerer.answer(inference_request_from_proto(request), current_principal().organisation)
 
-
-def _not_streamed(rpc: str) -> NotImplementedYet:
-    return NotImplementedYet(f"Stream{rpc} is in the contract and not in this build; call {rpc}")
+    def _stream(self, request: InferenceMessage) -> AsyncGenerator[InferenceEvent, None]:
+        return self._answerer.stream(inference_request_from_proto(request), current_principal().organisation)

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from moontune.engine.image_store import ImageStore
+from moontune.engine.measures import measure
 from moontune.engine.order import Generation, GenerationOrder
-from moontune.telemetry import names
 from moontune.telemetry.metrics import ServiceMetrics
 from moontune.values.reward import RewardResult, RewardSample, RewardSpec
 from moontune.values.rollout import RolloutGroup
@@ -50,7 +50,8 @@ class Generator:
         """
         request = self._images.fill(order.request, organisation, "order.request.images[0]")
         seed = secrets.randbits(63) if order.seed is None else order.seed
-        async with self._policies.lend(order.model, organisation, "order.model") as (policy, adapter):
+        newest = self._policies.lend(order.model, organisation, "order.model", order.max_staleness_steps)
+        async with newest as (policy, adapter):
             started = time.monotonic()
             generation: Generation = await self._worker.call(
                 "engine",
@@ -59,7 +60,7 @@ class Generator:
                     request, order.rollout_count, seed, policy, adapter, "order.request", "order.request.images[0]"
                 ),
             )
-        self._measure(generation, time.monotonic() - started)
+        measure(self._metrics, generation, time.monotonic() - started)
         image = order.request.image
         named = replace(order.request, image=None if image is None else image.named())
         group = replace(generation.group, request=named)
@@ -73,12 +74,3 @@ class Generator:
         ]
         results = await self._scorer.score(order.reward or RewardSpec(()), samples)
         return replace(group, rewards=tuple(result.reward for result in results))
-
-    def _measure(self, generation: Generation, seconds: float) -> None:
-        skill = str(generation.group.request.skill)
-        for rollout in generation.group.rollouts:
-            labels = {"skill": skill, "finish_reason": str(rollout.finish_reason)}
-            self._metrics.counter(names.ROLLOUTS, **labels).inc()
-        self._metrics.counter(names.GENERATED_TOKENS, skill=skill).inc(generation.usage.output_tokens)
-        self._metrics.histogram(names.GROUP_SECONDS, skill=skill).observe(seconds)
-        self._metrics.histogram(names.QUEUE_SECONDS).observe(generation.usage.queue_s)

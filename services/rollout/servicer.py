@@ -45,6 +45,7 @@ async def build(chassis: Chassis, settings: RolloutSettings) -> None:
     chassis.on_stop(reward.close)
     folders = adapter_folders(chassis, settings)
     policies = Policies(trainer, folders, chassis.worker, settings.base_aliases)
+    chassis.on_stop(policies.close)
     images = ImageStore(settings.image_bytes)
     generator = Generator(chassis.worker, policies, images, reward, chassis.metrics)
     servicer = RolloutServicer(generator, policies, chassis.worker, chassis.draining, settings.stream_orders)

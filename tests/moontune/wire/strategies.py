@@ -16,7 +16,7 @@ from moontune.values.adapter import (
     ImportKind,
 )
 from moontune.values.dataset import DatasetFormat, DatasetProblem, DatasetState, DatasetUpload, StoredDataset
-from moontune.values.engine import CacheStatus, EngineStatus
+from moontune.values.engine import CacheStatus, EngineStatus, EngineWork
 from moontune.values.finetune import (
     AttentionWiring,
     BranchPoint,
@@ -406,6 +406,7 @@ engine_statuses = st.builds(
     sizes,
     tuples(st.builds(CacheStatus, words, sizes, sizes, sizes, sizes, sizes)),
     tuples(adapter_statuses),
+    st.builds(EngineWork, *[sizes] * 8, seconds),
 )
 files = st.builds(BundleFile, words, sizes, sha256s)
 file_lists = st.lists(files, min_size=1, max_size=3, unique_by=lambda file: file.name).map(tuple)

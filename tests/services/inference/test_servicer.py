@@ -1,10 +1,12 @@
 """The inference service over a real channel: saved steps from the store alone, named by model string."""
 
+import asyncio
 import contextlib
 import json
 import shutil
 from collections.abc import AsyncGenerator, Generator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -19,13 +21,13 @@ from moontune.errors import (
     ImageUnknown,
     InvalidField,
     ModelNotFound,
-    NotImplementedYet,
     Unavailable,
     WrongBase,
 )
 from moontune.serving.chassis import Chassis
 from moontune.serving.server import ServiceApp, opened
 from moontune.values.adapter import AdapterState
+from moontune.values.engine import EngineStatus
 from moontune.values.finetune import Finetune
 from moontune.values.geometry import Point
 from moontune.values.image import Image
@@ -116,7 +118,7 @@ async def test_an_unsaved_step_among_many_names_the_newest_whatever_is_damaged(
 ) -> None:
     with edited(stack, saved) as model:
         folder = stack.folder / "data" / "checkpoints" / model.partition("/")[2][:-2]
-        manifest = json.loads((folder / "00000003" / "manifest.json").read_text())
+        manifest = unsealed(folder / "00000003" / "manifest.json")
         for step in range(4, 14):
             (folder / f"{step:08d}").mkdir()
             (folder / f"{step:08d}" / "manifest.json").write_text(json.dumps(manifest | {"step": step}))
@@ -159,10 +161,17 @@ def edited(stack: ModelStack, saved: Finetune, **changes: object) -> Generator[s
     store = stack.folder / "data" / "checkpoints"
     source, target = store / saved.id / "00000003", store / finetune_id / "00000003"
     shutil.copytree(source, target)
-    manifest = json.loads((target / "manifest.json").read_text())
+    manifest = unsealed(target / "manifest.json")
     (target / "manifest.json").write_text(json.dumps(manifest | {"finetune_id": finetune_id} | changes))
-    yield f"tiny-fake/{finetune_id}@3"
-    shutil.rmtree(target.parent)
+    try:
+        yield f"tiny-fake/{finetune_id}@3"
+    finally:
+        shutil.rmtree(target.parent)
+
+
+def unsealed(manifest: Path) -> dict[str, object]:
+    """A manifest without the digest over itself, as those of before had none."""
+    return {name: value for name, value in json.loads(manifest.read_text()).items() if name != "sha256"}
 
 
 async def test_other_organisations_and_bases_are_kept_apart(stack: ModelStack, saved: Finetune) -> None:
@@ -258,10 +267,59 @@ async def test_bad_input_says_what_was_given_and_what_is_allowed(stack: ModelSta
     assert type(caught.value) is error
 
 
-async def test_streams_say_that_they_are_not_there_yet(stack: ModelStack) -> None:
-    with pytest.raises(NotImplementedYet, match="call Detect"):
-        async for _ in stack.inference.stream(ask("tiny-fake")):
+STREAMED = {
+    Skill.DETECT: SkillRequest(Skill.DETECT, picture(), object="cup", settings=GREEDY),
+    Skill.POINT: SkillRequest(Skill.POINT, picture(), object="cup", settings=GREEDY),
+    Skill.QUERY: SkillRequest(Skill.QUERY, picture(), question="what?", settings=GREEDY),
+    Skill.CAPTION: SkillRequest(Skill.CAPTION, picture(), length="short", settings=SHORT),
+}
+
+
+@pytest.mark.parametrize("skill", STREAMED)
+async def test_a_stream_is_the_whole_answer_in_pieces(stack: ModelStack, saved: Finetune, skill: Skill) -> None:
+    for model in ("tiny-fake", f"tiny-fake/{saved.id}@3"):
+        whole = await stack.inference.answer(ask(model, STREAMED[skill]))
+        *pieces, last = [event async for event in stack.inference.stream(ask(model, STREAMED[skill]))]
+        assert last == replace(whole, usage=last.usage)
+        assert last.usage.output_tokens == whole.usage.output_tokens
+        match whole.output:
+            case DetectOutput(objects):
+                assert pieces == list(objects)
+            case PointOutput(points):
+                assert pieces == list(points)
+            case QueryOutput(answer):
+                assert "".join(piece.text for piece in pieces if not piece.reasoning) == answer
+            case CaptionOutput(caption):
+                assert "".join(piece.text for piece in pieces) == caption
+
+
+async def test_a_stream_of_bad_input_says_so_before_its_first_piece(stack: ModelStack) -> None:
+    with pytest.raises(CheckpointNotFound, match=MISSING):
+        async for _ in stack.inference.stream(ask(f"tiny-fake/{MISSING}@1")):
             pass
+    with pytest.raises(InvalidField, match=r"temperature is 9.0"):
+        async for _ in stack.inference.stream(ask("tiny-fake", replace(detect(), settings=SamplingSettings(9.0)))):
+            pass
+
+
+async def test_a_reader_that_leaves_a_stream_frees_its_slot(stack: ModelStack) -> None:
+    """The answer would take far more decisions than the engine makes of it once the reader has left."""
+    longest = SkillRequest(Skill.QUERY, picture(), question="what?", settings=SamplingSettings(2.0, max_tokens=400))
+
+    worker = stack.chassis["inference"].worker
+    assert worker is not None
+
+    async def status() -> EngineStatus:
+        return await worker.call("engine", "status")
+
+    before = (await status()).work.cancelled
+    async with contextlib.aclosing(stack.inference.stream(ask("tiny-fake", longest))) as events:
+        async for _ in events:
+            break
+    async with asyncio.timeout(60):
+        while (await status()).running:  # noqa: ASYNC110 - the engine tells nobody
+            await asyncio.sleep(0.02)
+    assert (await status()).work.cancelled == before + 1
 
 
 async def test_a_dead_trainer_stops_nothing(stack: ModelStack, saved: Finetune) -> None:

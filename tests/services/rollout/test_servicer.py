@@ -108,7 +108,7 @@ async def test_a_policy_is_fetched_from_the_trainer(stack: ModelStack) -> None:
     assert (status.base, status.running, status.waiting) == ("tiny-fake", 0, 0)
 
 
-async def test_a_name_that_a_restore_gives_anew_means_the_new_weights(stack: ModelStack) -> None:
+async def test_after_a_restore_the_old_names_mean_what_they_meant(stack: ModelStack) -> None:
     made = await stack.finetune("restored", steps=1)
     checkpoint = await stack.trainer.save_checkpoint(made.id)
 
@@ -121,10 +121,27 @@ async def test_a_name_that_a_restore_gives_anew_means_the_new_weights(stack: Mod
     assert before[2] == old.adapter_digest
     await stack.trainer.restore_checkpoint(CheckpointRef(made.id, checkpoint.step))
     new = await stack.finetune_on(made, 2, learning_rate=0.01)
-    after = [await digest_of(step) for step in (1, 2, 3)]
-    assert after[0] == before[0]
-    assert after[1] != before[1]
-    assert after[2] == new.adapter_digest != old.adapter_digest
+    assert new.step == 5
+    assert [await digest_of(step) for step in (1, 2, 3)] == before
+    assert await digest_of(5) == new.adapter_digest not in before
+
+
+async def test_an_older_policy_will_do_where_the_order_allows_it_and_it_is_here(stack: ModelStack) -> None:
+    made = await stack.finetune("stale", steps=3)
+
+    async def step_used(step: int, staleness: int) -> int | None:
+        asked = replace(order(f"tiny-fake/{made.id}@{step}", count=1), max_staleness_steps=staleness)
+        return (await stack.rollout.generate(asked)).rollouts[0].policy.step
+
+    assert await step_used(2, 2) == 2  # nothing older is here
+    assert await step_used(3, 0) == 3
+    made = await stack.finetune_on(made, 2)
+    assert await step_used(5, 1) == 5  # 4 is not here, 3 is too old
+    made = await stack.finetune_on(made, 1)
+    assert await step_used(6, 1) == 5
+    async with asyncio.timeout(30):
+        while await step_used(6, 1) != 6:  # it is fetched meanwhile
+            pass
 
 
 async def test_ground_truth_is_scored(stack: ModelStack) -> None:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from moontune.api.common.v1 import adapter_pb2 as moontune_dot_api_dot_common_dot_v1_dot_adapter__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+moontune/api/rollout/v1/engine_status.proto\x12\x17moontune.api.rollout.v1\x1a$moontune/api/common/v1/adapter.proto\"\x90\x02\n\x0c\x45ngineStatus\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x0f\n\x07running\x18\x04 \x01(\x05\x12\x0f\n\x07waiting\x18\x05 \x01(\x05\x12\x11\n\tmax_batch\x18\x06 \x01(\x05\x12\x10\n\x08kv_bytes\x18\x07 \x01(\x03\x12\x17\n\x0fkv_budget_bytes\x18\x08 \x01(\x03\x12\x34\n\x06\x63\x61\x63hes\x18\t \x03(\x0b\x32$.moontune.api.rollout.v1.CacheStatus\x12\x37\n\x08\x61\x64\x61pters\x18\n \x03(\x0b\x32%.moontune.api.common.v1.AdapterStatus\"v\n\x0b\x43\x61\x63heStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x14\n\x0c\x62udget_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04hits\x18\x04 \x01(\x03\x12\x0e\n\x06misses\x18\x05 \x01(\x03\x12\x11\n\tevictions\x18\x06 \x01(\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n+moontune/api/rollout/v1/engine_status.proto\x12\x17moontune.api.rollout.v1\x1a$moontune/api/common/v1/adapter.proto\"\xc3\x02\n\x0c\x45ngineStatus\x12\x0c\n\x04\x62\x61se\x18\x01 \x01(\t\x12\x13\n\x0b\x62\x61se_digest\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x03 \x01(\t\x12\x0f\n\x07running\x18\x04 \x01(\x05\x12\x0f\n\x07waiting\x18\x05 \x01(\x05\x12\x11\n\tmax_batch\x18\x06 \x01(\x05\x12\x10\n\x08kv_bytes\x18\x07 \x01(\x03\x12\x17\n\x0fkv_budget_bytes\x18\x08 \x01(\x03\x12\x34\n\x06\x63\x61\x63hes\x18\t \x03(\x0b\x32$.moontune.api.rollout.v1.CacheStatus\x12\x37\n\x08\x61\x64\x61pters\x18\n \x03(\x0b\x32%.moontune.api.common.v1.AdapterStatus\x12\x31\n\x04work\x18\x0b \x01(\x0b\x32#.moontune.api.rollout.v1.EngineWork\"\xaf\x01\n\nEngineWork\x12\r\n\x05steps\x18\x01 \x01(\x03\x12\x11\n\trow_steps\x18\x02 \x01(\x03\x12\x15\n\radapter_steps\x18\x03 \x01(\x03\x12\x0f\n\x07stopped\x18\x04 \x01(\x03\x12\x0b\n\x03\x63ut\x18\x05 \x01(\x03\x12\x11\n\tcancelled\x18\x06 \x01(\x03\x12\x0f\n\x07settled\x18\x07 \x01(\x03\x12\x0e\n\x06images\x18\x08 \x01(\x03\x12\x16\n\x0eimages_seconds\x18\t \x01(\x01\"v\n\x0b\x43\x61\x63heStatus\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x14\n\x0c\x62udget_bytes\x18\x03 \x01(\x03\x12\x0c\n\x04hits\x18\x04 \x01(\x03\x12\x0e\n\x06misses\x18\x05 \x01(\x03\x12\x11\n\tevictions\x18\x06 \x01(\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,7 +33,9 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'moontune.api.rollout.v1.eng
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_ENGINESTATUS']._serialized_start=111
-  _globals['_ENGINESTATUS']._serialized_end=383
-  _globals['_CACHESTATUS']._serialized_start=385
-  _globals['_CACHESTATUS']._serialized_end=503
+  _globals['_ENGINESTATUS']._serialized_end=434
+  _globals['_ENGINEWORK']._serialized_start=437
+  _globals['_ENGINEWORK']._serialized_end=612
+  _globals['_CACHESTATUS']._serialized_start=614
+  _globals['_CACHESTATUS']._serialized_end=732
 # @@protoc_insertion_point(module_scope)

@@ -35,6 +35,7 @@ class EngineStatus(_message.Message):
     KV_BUDGET_BYTES_FIELD_NUMBER: _builtins.int
     CACHES_FIELD_NUMBER: _builtins.int
     ADAPTERS_FIELD_NUMBER: _builtins.int
+    WORK_FIELD_NUMBER: _builtins.int
     base: _builtins.str
     """Name of the base model it serves. Never empty."""
     base_digest: _builtins.str
@@ -59,6 +60,10 @@ class EngineStatus(_message.Message):
     def adapters(self) -> _containers.RepeatedCompositeFieldContainer[_adapter_pb2.AdapterStatus]:
         """Adapter versions in this process."""
 
+    @_builtins.property
+    def work(self) -> Global___EngineWork:
+        """What it has done since its process started. Unset: nothing."""
+
     def __init__(
         self,
         *,
@@ -72,14 +77,69 @@ class EngineStatus(_message.Message):
         kv_budget_bytes: _builtins.int = ...,
         caches: _abc.Iterable[Global___CacheStatus] | None = ...,
         adapters: _abc.Iterable[_adapter_pb2.AdapterStatus] | None = ...,
+        work: Global___EngineWork | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["work", b"work"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "base", b"base", "base_digest", b"base_digest", "caches", b"caches", "device", b"device", "kv_budget_bytes", b"kv_budget_bytes", "kv_bytes", b"kv_bytes", "max_batch", b"max_batch", "running", b"running", "waiting", b"waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapters", b"adapters", "base", b"base", "base_digest", b"base_digest", "caches", b"caches", "device", b"device", "kv_budget_bytes", b"kv_budget_bytes", "kv_bytes", b"kv_bytes", "max_batch", b"max_batch", "running", b"running", "waiting", b"waiting", "work", b"work"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___EngineStatus: _TypeAlias = EngineStatus  # noqa: Y015
+
+@_typing.final
+class EngineWork(_message.Message):
+    """What an engine has done since its process started. Output only."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    ROW_STEPS_FIELD_NUMBER: _builtins.int
+    ADAPTER_STEPS_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
+    CUT_FIELD_NUMBER: _builtins.int
+    CANCELLED_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    IMAGES_SECONDS_FIELD_NUMBER: _builtins.int
+    steps: _builtins.int
+    """Decode steps."""
+    row_steps: _builtins.int
+    """Rollouts summed over the steps; divided by them, the mean batch."""
+    adapter_steps: _builtins.int
+    """Distinct adapters summed over the steps; divided by them, the mean number of adapters in a batch."""
+    stopped: _builtins.int
+    """Rollouts that ended by their own decision."""
+    cut: _builtins.int
+    """Rollouts that ended by a limit."""
+    cancelled: _builtins.int
+    """Orders whose caller left."""
+    settled: _builtins.int
+    """Orders decoded once more by themselves, because a greedy choice was a close call."""
+    images: _builtins.int
+    """Images run through the vision tower."""
+    images_seconds: _builtins.float
+    """Seconds spent in the vision tower."""
+    def __init__(
+        self,
+        *,
+        steps: _builtins.int = ...,
+        row_steps: _builtins.int = ...,
+        adapter_steps: _builtins.int = ...,
+        stopped: _builtins.int = ...,
+        cut: _builtins.int = ...,
+        cancelled: _builtins.int = ...,
+        settled: _builtins.int = ...,
+        images: _builtins.int = ...,
+        images_seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adapter_steps", b"adapter_steps", "cancelled", b"cancelled", "cut", b"cut", "images", b"images", "images_seconds", b"images_seconds", "row_steps", b"row_steps", "settled", b"settled", "steps", b"steps", "stopped", b"stopped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineWork: _TypeAlias = EngineWork  # noqa: Y015
 
 @_typing.final
 class CacheStatus(_message.Message):
