@@ -38,7 +38,7 @@ async def soak(at: Stack, seconds: float) -> dict[str, object]:
     watching.cancel()
     await asyncio.sleep(5.0)
     lost = {name: wanted - _step(at.http, name) for name, wanted in counts.applied.items()}
-    early, late = memory[len(memory) // 5], memory[-1]
+    fifths = [memory[max(0, len(memory) * part // 5 - 1)] for part in range(6)]
     return {
         "seconds": seconds,
         "requests": counts.requests,
@@ -47,8 +47,7 @@ async def soak(at: Stack, seconds: float) -> dict[str, object]:
         "steps_lost_or_doubled": lost,
         "errors": counts.errors[:10],
         "error_count": len(counts.errors),
-        "gateway_rss_mib_after_a_fifth": round(early / 2**20, 1),
-        "gateway_rss_mib_at_the_end": round(late / 2**20, 1),
+        "gateway_rss_mib_by_fifths": [round(size / 2**20, 1) for size in fifths],
         "gateway_open_connections_at_the_end": len(_from_callers(gateway, at.http)),
         "rpcs_in_flight_at_the_end": _in_flight(at),
     }

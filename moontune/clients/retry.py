@@ -22,11 +22,13 @@ class RetryPolicy:
 
     The wait before try n + 1 is first_s * 2^(n-1), at most most_s, times a random factor in 0.8..1.2; never shorter
     than the service's own RetryInfo. No try begins after the deadline. attempts: tries in all; 1 never retries.
+    longest_asked_s: an error that asks for a longer wait is raised at once, for a caller that can tell its own.
     """
 
     attempts: int = 6
     first_s: float = 0.1
     most_s: float = 5.0
+    longest_asked_s: float = float("inf")
 
     def wait_s(self, tries: int, error: BaseException | None) -> float:
         """Seconds after this many failed tries (1 or more)."""
@@ -41,7 +43,9 @@ class RetryPolicy:
             return self.wait_s(state.attempt_number, state.outcome.exception() if state.outcome else None)
 
         def stop(state: tenacity.RetryCallState) -> bool:
-            return state.attempt_number >= self.attempts or time.monotonic() + state.upcoming_sleep >= deadline
+            asked_too_long = state.upcoming_sleep > max(self.longest_asked_s, 1.2 * self.most_s)
+            late = time.monotonic() + state.upcoming_sleep >= deadline
+            return state.attempt_number >= self.attempts or asked_too_long or late
 
         def told(state: tenacity.RetryCallState) -> None:
             error = state.outcome.exception() if state.outcome else None

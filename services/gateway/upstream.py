@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from moontune.clients.credentials import Credentials, Tls
 from moontune.clients.inference import InferenceClient
+from moontune.clients.retry import RetryPolicy
 from moontune.clients.rollout import RolloutClient
 from moontune.clients.trainer import TrainerClient
 from moontune.values.adapter import ExportKind
@@ -22,6 +23,8 @@ from services.gateway.config import GatewaySettings
 
 T = TypeVar("T")
 _PAGE = 1000
+PATIENCE = RetryPolicy(longest_asked_s=5.0)
+"""A full quota asks for a minute: the caller is told so at once, with Retry-After, and not kept waiting."""
 
 
 def credentials_of(settings: GatewaySettings) -> Credentials:
@@ -38,10 +41,12 @@ class Upstream:
         credentials = credentials_of(settings)
         control_s = settings.control_timeout_s
         self._settings = settings
-        self._rollout = RolloutClient(settings.rollout_address, credentials, deadline_s=settings.rollout_timeout_s)
-        self._trainer = TrainerClient(settings.trainer_address, credentials, deadline_s=control_s)
+        self._rollout = RolloutClient(
+            settings.rollout_address, credentials, deadline_s=settings.rollout_timeout_s, retry=PATIENCE
+        )
+        self._trainer = TrainerClient(settings.trainer_address, credentials, deadline_s=control_s, retry=PATIENCE)
         self._inference = InferenceClient(
-            settings.inference_address, credentials, deadline_s=settings.inference_timeout_s
+            settings.inference_address, credentials, deadline_s=settings.inference_timeout_s, retry=PATIENCE
         )
 
     async def close(self) -> None:

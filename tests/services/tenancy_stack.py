@@ -18,6 +18,7 @@ from moontune.clients.trainer import TrainerClient
 from moontune.serving.chassis import Chassis
 from moontune.serving.server import ServiceApp, opened
 from moontune.telemetry.metrics import ServiceMetrics
+from moontune.values.principal import KeyLimits
 from services.__main__ import shared_worker
 from services.gateway.config import GatewaySettings
 from services.gateway.http_server import server
@@ -42,7 +43,10 @@ NOBODY = "127.0.0.1:9"
 
 @dataclass(frozen=True, slots=True)
 class TenancyStack:
-    """keys: of both organisations, by name. channels: by service package ("trainer"). http: of the gateway."""
+    """keys: of the organisations, by name; that of `poor` has a storage quota of one byte.
+
+    channels: by service package ("trainer"). http: of the gateway.
+    """
 
     keys: dict[str, str]
     channels: dict[str, grpc.aio.Channel]
@@ -59,6 +63,7 @@ async def tenancy_stack(folder: Path) -> AsyncGenerator[TenancyStack]:
     url = f"sqlite:///{folder}/keys.db"
     store = KeyStore(url)
     keys = {name: store.create(name)[1] for name in ("owner", "stranger")}
+    keys["poor"] = store.create("poor", limits=KeyLimits(storage_bytes=1))[1]
     store.close()
     base = str(write_tiny_base(folder / "base"))
     ports = {name: _free_port() for name in ("trainer", "reward")}

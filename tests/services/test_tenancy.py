@@ -292,6 +292,17 @@ async def test_a_name_is_taken_in_its_own_organisation_alone(stack, owned):
     assert owned["ft"].encode() not in got
 
 
+async def test_a_storage_quota_holds_through_the_gateway_and_directly(stack, owned):
+    headers = {"x-moondream-auth": stack.keys["poor"]}
+    made = await stack.http.post("/v1/tuning/finetunes", json={"name": "poor", "rank": 8}, headers=headers)
+    finetune_id = made.json()["finetune_id"]
+    answer = await stack.http.post(f"/v1/tuning/finetunes/{finetune_id}/checkpoints/save", headers=headers)
+    assert (answer.status_code, int(answer.headers["retry-after"]) > 1) == (429, True), answer.text
+    payload = {"requestId": "poor", "finetuneId": finetune_id}
+    code, message, _ = await call(stack, "TrainerService/SaveCheckpoint", payload, owned, who="poor")
+    assert (code, "quota is 1 bytes" in message) == ("RESOURCE_EXHAUSTED", True)
+
+
 async def test_the_owner_still_has_everything(stack, owned):
     """Runs last: nothing that the stranger did has changed anything."""
     finetune = await stack.trainer.get_finetune(owned["ft"])
