@@ -41,12 +41,7 @@ def configure_logs(settings: LogSettings) -> None:
     renderer: list[structlog.typing.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(sort_keys=False)]
         if json
-        else [
-            structlog.dev.ConsoleRenderer(
-                colors=sys.stderr.isatty(),
-                exception_formatter=structlog.dev.plain_traceback,  # the default shows local variables, secrets too
-            )
-        ]
+        else [_console()]
     )
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=shared,
@@ -74,9 +69,17 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
     """A logger; `name` is the module's `__name__`. Log events as short lower-case names with key-value facts.
 
     It hands on to the standard library's logger of that name also where `configure_logs` never ran: a user's script
-    that imports our clients then hears of warnings only, on standard error, as from any other library.
+    that imports our clients then hears of warnings only, on standard error, as from any other library. Local variables
+    are never shown (structlog's own default shows them, and a key with them).
     """
+    if not structlog.is_configured():
+        structlog.configure(processors=[structlog.stdlib.add_log_level, _console()])
     return structlog.wrap_logger(logging.getLogger(name), wrapper_class=structlog.stdlib.BoundLogger)
+
+
+def _console() -> structlog.dev.ConsoleRenderer:
+    # The default formatter shows local variables, secrets too, and has crashed on objects of C extensions.
+    return structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback)
 
 
 class _ServiceName:

@@ -23,7 +23,7 @@ class UserCode:
 
 @dataclass(frozen=True, slots=True)
 class ContainerReward:
-    """A container image by digest, answering samples line by line; command () is the image's own, timeout a sample's."""
+    """A container image by digest, answering samples line by line; command (): the image's own; timeout: a sample's."""
 
     image: str
     command: tuple[str, ...] = ()

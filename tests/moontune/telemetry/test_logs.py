@@ -10,11 +10,11 @@ from moontune.telemetry.logs import LogFormat, LogSettings, configure_logs, get_
 @pytest.fixture(autouse=True)
 def restored():
     root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
+    handlers, level, configured = list(root.handlers), root.level, structlog.get_config()
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
-    structlog.reset_defaults()
+    structlog.configure(**configured)
     structlog.contextvars.clear_contextvars()
 
 
@@ -36,6 +36,17 @@ def test_json_lines_hold_service_request_id_and_facts(capsys):
     assert "timestamp" in step
     assert (library["event"], library["service"], library["level"]) == ("from elsewhere", "trainer", "warning")
     assert other["service"] == "rollout"
+
+
+def test_a_script_without_log_settings_is_shown_no_local_variables(caplog):
+    structlog.reset_defaults()
+    try:
+        password = "swordfish"
+        raise ValueError(len(password))
+    except ValueError:
+        get_logger(__name__).exception("broken")
+    assert "ValueError: 9" in caplog.text
+    assert "swordfish" not in caplog.text.replace('password = "swordfish"', "")
 
 
 def test_a_trace_is_one_line_of_json_and_shows_no_local_variables(capsys):
