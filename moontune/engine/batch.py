@@ -19,6 +19,7 @@ from moontune.engine.draws import Draws
 from moontune.engine.entry import Entry
 from moontune.engine.kv_pool import KvPool, PrefixKv
 from moontune.engine.rows import Indices, Mask, Phase, Rows, RowStart
+from moontune.engine.scheduler import Longest
 from moontune.engine.trace import Record, Trace
 from moontune.model import decisions, sampling
 from moontune.model.moondream import Moondream
@@ -57,16 +58,16 @@ class Batch:
         self._model, self._adapters = model, adapters
         self._special = model.config.tokenizer
         self._allowed_PV = sampling.allowed_tokens(list(decisions.Phase), model.config, model.device)
+        self._no_mask = torch.zeros(0, device=model.device)
         self._last_BD = torch.zeros(0, model.config.text.dim, dtype=model.dtype, device=model.device)
 
     def __len__(self) -> int:
         return len(self.members)
 
-    def join(self, prefix: PrefixKv, starts: Sequence[RowStart], members: Sequence[Member], positions: int) -> None:
-        """Rows that all begin behind one prefix. positions: what each row of the pool must have room for."""
+    def join(self, prefix: PrefixKv, starts: Sequence[RowStart], members: Sequence[Member], longest: Longest) -> None:
+        """Rows that all begin behind one prefix. longest: what rows and prefixes of the pool must have room for."""
         first, count = len(self), len(starts)
-        self.kv.ensure(first + count, positions, first)
-        self.kv.begin_rows(prefix, first, count)
+        self.kv.join(prefix, count, longest.room, longest.prefix)
         self.rows.add(starts)
         self.trace.begin(first, first + count)
         self.members += members
@@ -165,10 +166,9 @@ class Batch:
 
     def _leave(self, gone: Mask) -> Tensor:
         """Close up; the row that each of those left had before."""
-        reach = int(self.rows.column("position").max()) + 1
         moves = self.rows.leave(gone)
         self.trace.leave(moves)
-        self.kv.leave(moves, reach)
+        self.kv.leave(moves)
         order = np.arange(moves.count)
         order[moves.holes] = moves.sources
         self.members = [self.members[row] for row in order.tolist()]
@@ -181,9 +181,9 @@ class Batch:
         """One new position of every row."""
         position = self.rows.column("position")
         positions_B = torch.from_numpy(position.copy()).to(self._model.device)
-        mask_B1S = self.kv.begin(positions_B, int(position.max()))
+        self.kv.begin(position)
         self._adapters.act(tuple(member.adapter for member in self.members))
-        hidden_B1D = self._model.hidden(embeds_BD[:, None], positions_B[:, None], mask_B1S, self.kv)
+        hidden_B1D = self._model.hidden(embeds_BD[:, None], positions_B[:, None], self._no_mask, self.kv)
         self._last_BD = hidden_B1D[:, 0]
         position += 1
 

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from moontune.engine.blocks import Blocks, blocks_of
 from moontune.engine.host_adapters import HostAdapter
-from moontune.engine.lora_rows import Blocks, blocks_of
 from moontune.engine.lora_stack import AdapterStack, StackForm, form_of
 from moontune.engine.residency import Residency
 from moontune.errors import InvalidField

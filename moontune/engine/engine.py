@@ -16,7 +16,7 @@ from moontune.engine.device_adapters import DeviceAdapters
 from moontune.engine.entry import Entry
 from moontune.engine.features import ImageFeatures
 from moontune.engine.host_adapters import HostAdapter, HostAdapters
-from moontune.engine.kv_pool import position_bytes
+from moontune.engine.kv_block import position_bytes
 from moontune.engine.model_thread import ModelThread
 from moontune.engine.order import AdapterRef, CallContext, Generation, GenerationOrder
 from moontune.engine.plan import make_plan
@@ -47,7 +47,8 @@ class Engine:
         self.settings = settings = settings or EngineSettings()
         self._base = base = share_base(base)
         module = base.module
-        self._limits = Limits(settings.max_sequences, settings.kv_bytes, position_bytes(base.config.text, module.dtype))
+        each_bytes = position_bytes(base.config.text, module.dtype)
+        self._limits = Limits(settings.max_sequences, settings.kv_bytes, each_bytes, settings.share_prefixes)
         self._host = HostAdapters(base.config, settings.adapter_host_bytes)
         self._device = DeviceAdapters(module, tuple(adaptable_layers(base.config)), settings.adapter_cache_bytes)
         self._features = ImageFeatures(base, self._device, settings.image_cache_bytes, settings.image_limits)
@@ -126,12 +127,12 @@ class Engine:
         """What the model needs of an order; its adapter stays in the host's memory for the length of the block."""
         order.validate()
         plan = make_plan(order, self._base)
-        self._limits.check(plan.positions, f"{order.field}.settings.max_tokens")
         with ExitStack() as stack:
             adapter, size_bytes = None, 0
             if order.adapter is not None:
                 adapter, size_bytes = stack.enter_context(self._adapter(context, order.adapter))
             entry = Entry(order, context, plan, adapter, size_bytes)
+            self._limits.check(entry.demand, f"{order.field}.settings.max_tokens")
             if order.request.image is not None:
                 entry.image = self._features.find(order.request.image, entry.vision_digest, order.image_field)
             yield entry

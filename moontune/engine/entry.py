@@ -67,7 +67,9 @@ class Entry:
     @property
     def demand(self) -> Demand:
         """What it asks of the scheduler."""
-        return Demand(self.order.num_rollouts, self.plan.positions, self.digest, self.adapter_bytes, self.alone)
+        return Demand(
+            self.order.num_rollouts, self.plan.room, self.plan.length, self.digest, self.adapter_bytes, self.alone
+        )
 
     def left(self) -> bool:
         """Whether the caller has left; asked once at every turn of the model thread."""

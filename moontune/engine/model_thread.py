@@ -94,7 +94,7 @@ class ModelThread:
             if not self._inbox and not self._arrival.wait_for(lambda: bool(self._inbox), LINGER_S):
                 self._thread = None
                 for batch in (self._batch, self._alone):
-                    batch.kv.fit(0, 0)
+                    batch.kv.fit()
                 return False
             return True
 
@@ -140,10 +140,9 @@ class ModelThread:
         own_region = entry.adapter is not None and entry.adapter.adapts_region
         rollouts = range(start.first, start.first + start.count)
         members = [Member(entry, rollout, entry.digest, own_region) for rollout in rollouts]
-        positions = self._scheduler.limits.row_positions(self._scheduler.longest)
         if entry.alone:
-            self._batch.kv.fit(len(self._batch), positions)
-        batch.join(ready.prefix, starts, members, positions)
+            self._batch.kv.fit()
+        batch.join(ready.prefix, starts, members, self._scheduler.longest)
         if len(batch.owners) > 1:
             for owner in batch.owners:
                 owner.shared = True

@@ -3,7 +3,8 @@
     submit ──▶ waiting ──────▶ admit ──────▶ running ──▶ finish
                (oldest first)    │
                                  ├─ rows: at most `max_sequences` at once; an order may start a few rollouts at a time
-                                 ├─ keys and values: rows x the longest row's positions fit the budget
+                                 ├─ keys and values: a row for each rollout and one for each order's prefix, all of
+                                 │  them as long as the longest, fit the budget
                                  └─ adapter: resident, or room for it beside those in use
 
 The oldest order that still waits is the head. While memory or adapters hold the head up, younger orders that do fit may
@@ -28,37 +29,64 @@ Order = TypeVar("Order")
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What an order needs. positions: of each rollout at most, its prompt included. adapter: "" for the base."""
+    """What an order needs. room: positions of each rollout at most. prefix: of its prompt. adapter: "" for the base."""
 
     sequences: int
-    positions: int
+    room: int
+    prefix: int = 0
     adapter: str = ""
     adapter_bytes: int = 0
     alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
+class Longest:
+    """Positions that rows of rollouts, and of prefixes, have room for: the longest one's, rounded up."""
+
+    room: int = 0
+    prefix: int = 0
+
+    def beside(self, demand: Demand) -> "Longest":
+        """The longest when this demand's rollouts run as well."""
+        return Longest(max(self.room, _rounded(demand.room)), max(self.prefix, _rounded(demand.prefix)))
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
-    """position_bytes: keys and values of one position in all layers."""
+    """position_bytes: keys and values of one position in all layers. shared: rollouts of an order share a prefix."""
 
     max_sequences: int
     kv_bytes: int
     position_bytes: int
+    shared: bool = True
 
-    def row_positions(self, positions: int) -> int:
-        """Positions that a row of the pool has when its rollouts need so many."""
-        return -(-positions // ROUND_POSITIONS) * ROUND_POSITIONS
+    def kv_needed(self, rows: int, prefixes: int, longest: Longest) -> int:
+        """Bytes of so many rollouts behind so many prefixes."""
+        prefixes = prefixes if self.shared else rows
+        return (rows * longest.room + prefixes * longest.prefix) * self.position_bytes
 
-    def kv_needed(self, rows: int, positions: int) -> int:
-        """Bytes of so many rows, each with room for the longest one's positions."""
-        return rows * self.row_positions(positions) * self.position_bytes
+    def most_rows(self, prefixes: int, longest: Longest) -> int:
+        """How many rollouts may run behind so many prefixes."""
+        positions = self.kv_bytes // self.position_bytes
+        if self.shared:
+            rows = (positions - prefixes * longest.prefix) // max(1, longest.room)
+        else:
+            rows = positions // max(1, longest.room + longest.prefix)
+        return max(0, min(self.max_sequences, rows))
 
-    def check(self, positions: int, field: str) -> None:
-        """Raise InvalidField when one row of so many positions could never fit, with the figures."""
-        if self.kv_needed(1, positions) > self.kv_bytes:
-            most = self.kv_bytes // (self.position_bytes * ROUND_POSITIONS) * ROUND_POSITIONS
-            given = f"{positions} positions of {self.position_bytes} bytes"
-            raise InvalidField.of(field, given, f"at most {most} positions in the engine's {self.kv_bytes} bytes")
+    def check(self, demand: Demand, field: str) -> None:
+        """Raise InvalidField when one rollout of a demand could never fit, with the figures."""
+        if self.most_rows(1, Longest().beside(demand)) < 1:
+            most = self.kv_bytes // self.position_bytes - _rounded(demand.prefix)
+            given = f"{demand.room} positions of {self.position_bytes} bytes behind a prompt of {demand.prefix}"
+            allowed = (
+                f"at most {max(0, most // ROUND_POSITIONS * ROUND_POSITIONS)} in the engine's {self.kv_bytes} bytes"
+            )
+            raise InvalidField.of(field, given, allowed)
+
+
+def _rounded(positions: int) -> int:
+    return -(-positions // ROUND_POSITIONS) * ROUND_POSITIONS
 
 
 class AdapterRoom(Protocol):
@@ -106,7 +134,7 @@ class Scheduler(Generic[Order]):
         self._adapters = adapters
         self._waiting: deque[_Place[Order]] = deque()
         self._running: dict[int, _Place[Order]] = {}
-        self._positions: Counter[int] = Counter()
+        self._shapes: Counter[tuple[int, int]] = Counter()
 
     @property
     def waiting(self) -> int:
@@ -116,12 +144,18 @@ class Scheduler(Generic[Order]):
     @property
     def running(self) -> int:
         """Rollouts that run."""
-        return sum(self._positions.values())
+        return sum(self._shapes.values())
 
     @property
-    def longest(self) -> int:
-        """Positions of the longest running row."""
-        return max(self._positions, default=0)
+    def longest(self) -> Longest:
+        """What the rows of those that run have room for."""
+        rooms, prefixes = zip(*self._shapes, strict=True) if self._shapes else ((0,), (0,))
+        return Longest(_rounded(max(rooms)), _rounded(max(prefixes)))
+
+    @property
+    def kv_needed(self) -> int:
+        """Bytes of keys and values that what runs may come to need."""
+        return self.limits.kv_needed(self.running, len(self._running), self.longest)
 
     def submit(self, order: Order, demand: Demand) -> None:
         """Queue an order behind all others; one to be run alone goes before all."""
@@ -150,8 +184,8 @@ class Scheduler(Generic[Order]):
         """So many running rollouts of an order have ended."""
         place = self._running[id(order)]
         place.running -= count
-        self._positions[place.demand.positions] -= count
-        self._positions += Counter[int]()  # forgets zeros
+        self._shapes[place.demand.room, place.demand.prefix] -= count
+        self._shapes += Counter[tuple[int, int]]()  # forgets zeros
         if not place.running and not place.left:
             self._leave(place)
 
@@ -161,15 +195,14 @@ class Scheduler(Generic[Order]):
         place = self._running.get(id(order))
         if place is not None:
             place.started = place.demand.sequences
-            self._positions[place.demand.positions] -= place.running
-            self._positions += Counter[int]()
+            self._shapes[place.demand.room, place.demand.prefix] -= place.running
+            self._shapes += Counter[tuple[int, int]]()
             self._leave(place)
 
     def _room(self, place: _Place[Order]) -> int:
         """How many of its rollouts rows and memory allow now."""
-        positions = max(self.longest, place.demand.positions)
-        most = min(self.limits.max_sequences, self.limits.kv_bytes // max(1, self.limits.kv_needed(1, positions)))
-        return min(place.left, most - self.running)
+        prefixes = len(self._running) + (id(place.order) not in self._running)
+        return min(place.left, self.limits.most_rows(prefixes, self.longest.beside(place.demand)) - self.running)
 
     def _enter(self, place: _Place[Order], count: int) -> bool:
         demand = place.demand
@@ -179,7 +212,7 @@ class Scheduler(Generic[Order]):
             self._running[id(place.order)] = place
         place.started += count
         place.running += count
-        self._positions[demand.positions] += count
+        self._shapes[demand.room, demand.prefix] += count
         return True
 
     def _leave(self, place: _Place[Order]) -> None:

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from moontune.model.layers import attention
+
 
 class KvCache:
     """Per layer: keys and values [B, kv_heads, slots, head_dim], of which the first `length` slots are in use."""
@@ -58,6 +60,10 @@ class KvCache:
         self._keys[layer][:, :, self.length : stop] = k
         self._values[layer][:, :, self.length : stop] = v
         return self._keys[layer][:, :, :stop], self._values[layer][:, :, :stop]
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask_BTS: Tensor | None) -> Tensor:
+        """Append one layer's new keys and values; what queries find in past and new, [B, heads, T, head_dim]."""
+        return attention(q, *self.append(layer, k, v), mask_BTS)
 
     def advance(self, count: int, valid_BT: Tensor | None = None) -> None:
         """Count the positions just appended in every layer; `valid_BT` False marks padding (all valid when None)."""

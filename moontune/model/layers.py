@@ -66,10 +66,18 @@ class FusedAttention(nn.Module):
         return parts[:, : self.heads], parts[:, self.heads : past_k], parts[:, past_k:]
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, mask_BTS: Tensor | None) -> Tensor:
-        """Softmax attention and the output projection: [B, T, D]. True in the mask means may attend."""
-        mask = None if mask_BTS is None else mask_BTS.unsqueeze(1)
-        out = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=self.kv_heads != self.heads)
+        """Softmax attention and the output projection: [B, T, D]."""
+        return self.merge(attention(q, k, v, mask_BTS))
+
+    def merge(self, out: Tensor) -> Tensor:
+        """What the heads found, [B, heads, T, head_dim], through the output projection: [B, T, D]."""
         return self.proj(out.transpose(1, 2).flatten(2))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, mask_BTS: Tensor | None) -> Tensor:
+    """Softmax attention, [B, heads, T, head_dim]; True in the mask means may attend."""
+    mask = None if mask_BTS is None else mask_BTS.unsqueeze(1)
+    return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=k.shape[1] != q.shape[1])
 
 
 def layer_norm(dim: int) -> nn.LayerNorm:

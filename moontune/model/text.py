@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from moontune.model.config import TextConfig
 from moontune.model.kv_cache import KvCache
-from moontune.model.layers import FusedAttention, Mlp, Shortcut, layer_norm, normal_parameter
+from moontune.model.layers import FusedAttention, Mlp, Shortcut, attention, layer_norm, normal_parameter
 from moontune.model.moe import MoeMlp
 from moontune.model.rope import rotary_angles, rotate
 
@@ -81,9 +81,8 @@ class TextBlock(nn.Module):
         h_BTD = self.ln(x_BTD)
         q, k, v = self.attn.project(h_BTD, positions_BT)
         q, k = rotate(q, *angles), rotate(k, *angles)
-        if cache is not None:
-            k, v = cache.append(self.layer, k, v)
-        out_BTD = x_BTD + self.attn.attend(q, k, v, mask_BTS) + self.mlp(h_BTD)
+        found = attention(q, k, v, mask_BTS) if cache is None else cache.attend(self.layer, q, k, v, mask_BTS)
+        out_BTD = x_BTD + self.attn.merge(found) + self.mlp(h_BTD)
         beside_BTD = self.shortcut(h_BTD)
         return out_BTD if beside_BTD is None else out_BTD + beside_BTD
 

@@ -60,7 +60,7 @@ def run(line: Scheduler[Job], room: Room, jobs: list[Job], arrivals: list[int] |
             start.order.started += [step] * start.count
             ends.setdefault(step + start.order.steps, []).extend([start.order] * start.count)
         assert line.running <= line.limits.max_sequences
-        assert line.limits.kv_needed(line.running, line.longest) <= line.limits.kv_bytes
+        assert line.kv_needed <= line.limits.kv_bytes
         assert room.tier.resident_bytes <= room.tier.budget_bytes
         for job, count in Counter(ends.pop(step, [])).items():
             line.finish(job, count)
@@ -92,15 +92,17 @@ def test_memory_is_waited_for() -> None:
 
 def test_what_can_never_fit_is_refused_with_figures() -> None:
     limits = Limits(8, 1000 * 10, 10)
-    limits.check(960, "max_tokens")
-    with pytest.raises(InvalidField, match=r"961 positions of 10 bytes.*at most 960 positions.*10000 bytes"):
-        limits.check(961, "max_tokens")
+    limits.check(Demand(1, 896, prefix=64), "max_tokens")
+    with pytest.raises(
+        InvalidField, match=r"897 positions of 10 bytes behind a prompt of 64.*at most 896 .*10000 bytes"
+    ):
+        limits.check(Demand(1, 897, prefix=64), "max_tokens")
 
 
 def test_residents_pass_a_head_that_waits_for_an_adapter_but_not_for_ever() -> None:
     line, room = scheduler(max_sequences=4, kv_positions=64 * 64, adapters=1)
-    busy = [Job(f"busy{i}", Demand(1, 64, "x", 1), steps=2 + i % 3) for i in range(3 * PATIENCE)]
-    rare = Job("rare", Demand(1, 64, "y", 1))
+    busy = [Job(f"busy{i}", Demand(1, 64, adapter="x", adapter_bytes=1), steps=2 + i % 3) for i in range(3 * PATIENCE)]
+    rare = Job("rare", Demand(1, 64, adapter="y", adapter_bytes=1))
     jobs = [*busy[:4], rare, *busy[4:]]
     run(line, room, jobs)
     before = sum(job.started[0] < rare.started[0] for job in busy[4:])
@@ -109,7 +111,7 @@ def test_residents_pass_a_head_that_waits_for_an_adapter_but_not_for_ever() -> N
 
 def test_who_leaves_makes_room() -> None:
     line, room = scheduler(max_sequences=2)
-    first, second = Job("first", Demand(4, 64, "x", 1)), Job("second", Demand(2, 64))
+    first, second = Job("first", Demand(4, 64, adapter="x", adapter_bytes=1)), Job("second", Demand(2, 64))
     line.submit(first, first.demand)
     line.submit(second, second.demand)
     assert [(start.order.name, start.count) for start in line.admit()] == [("first", 2)]
@@ -129,7 +131,8 @@ def test_one_to_be_run_again_alone_goes_first() -> None:
 DEMANDS = st.builds(
     Demand,
     sequences=st.integers(1, 20),
-    positions=st.integers(1, 512),
+    room=st.integers(1, 256),
+    prefix=st.integers(1, 256),
     adapter=st.sampled_from(["", "a", "b", "c", "d"]),
     adapter_bytes=st.just(1),
 )
@@ -153,7 +156,7 @@ def test_everybody_runs_within_the_limits(
 def test_a_working_set_of_twice_the_slots_is_served_fairly() -> None:
     """Eight adapters take turns over four slots; nobody waits much longer than anybody else, counted in steps."""
     line, room = scheduler(max_sequences=16, kv_positions=64 * 64, adapters=4)
-    jobs = [Job(f"{i}", Demand(1, 64, f"adapter{i % 8}", 1), steps=5) for i in range(400)]
+    jobs = [Job(f"{i}", Demand(1, 64, adapter=f"adapter{i % 8}", adapter_bytes=1), steps=5) for i in range(400)]
     steps = run(line, room, jobs, [i // 3 for i in range(400)])
     waits = sorted(job.started[0] - job.submitted for job in jobs)
     by_adapter = [sorted(job.started[0] - job.submitted for job in jobs[i::8])[47] for i in range(8)]

@@ -156,14 +156,14 @@ def test_budgets_hold_and_what_cannot_fit_is_refused_with_figures(
     with pytest.raises(InvalidField, match=r"adapter is '\d+ bytes'; allowed: at most 1000 bytes.* in memory"):
         small.generate(Caller(), make_order(ask(Skill.POINT), 1, adapter=adapter))
     # 2 layers, keys and values, 3 heads of 16, fp32: 768 bytes a position.
-    tight = Engine(base, EngineSettings(kv_bytes=3 * 64 * 768))
+    tight = Engine(base, EngineSettings(kv_bytes=4 * 64 * 768))
     with pytest.raises(
-        InvalidField, match=r"max_tokens is '\d+ positions of 768 bytes'; allowed: at most 192 positions"
+        InvalidField, match=r"max_tokens is '200 positions of 768 bytes behind a prompt of 27'; allowed: at most 192 in"
     ):
         tight.generate(Caller(), make_order(ask(Skill.QUERY, max_tokens=200), 1))
     order = make_order(ask(Skill.QUERY, "x", max_tokens=20), 12)
     assert_same(tight.generate(Caller(), order), Engine(base).generate(Caller(), order))
-    assert tight.status().work.row_steps <= 3 * tight.status().work.steps, "three rows of 64 positions fit at once"
+    assert tight.status().work.row_steps <= 3 * tight.status().work.steps, "a prompt and three rows of 64 fit at once"
 
 
 def test_a_pinned_adapter_stays(base: BaseModel, make_order: MakeOrder, make_adapter: MakeAdapter) -> None:

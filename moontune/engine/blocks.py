@@ -1,8 +1,10 @@
-"""Which adapter each row of a pass uses, laid out so that every layer needs one pair of batched products.
+"""Rows of a pass that share something, an adapter or a prefix, laid out for batched products over what they share.
 
-Rows of one adapter form a block; blocks are padded to one length c. For the K blocks of adapters that share a form
-(rank and layers; see `AdapterStack`), x is gathered to [K, c, in], two batched products with the stacked A and B give
-[K, c, out], and the result is added to the rows it belongs to. Base-only rows are in no block.
+Rows that share form a block; blocks are padded to one length c. With K blocks, x is gathered to [K, c, ...], there is
+one product per block, and the result goes back to the rows it belongs to.
+
+For adapters, K is those that share a form (rank and layers; see `AdapterStack`): two batched products with the stacked
+A and B give [K, c, out], which is added to the rows. Base-only rows are in no block.
 """
 
 from dataclasses import dataclass
@@ -40,6 +42,18 @@ class Blocks:
         out = out_KMO.reshape(*taken.shape[:-1], out_KMO.shape[-1])
         return out if self.back is None else out.index_select(0, self.back)
 
+    def together(self, x_BKRD: Tensor) -> Tensor:
+        """Rows' [B, K, R, ...] as blocks' [blocks, K, c R, ...]: what rows of one block say, side by side."""
+        taken = x_BKRD if self.take is None else x_BKRD.index_select(0, self.take)
+        _, heads, each, width = taken.shape
+        return taken.view(self.count, -1, heads, each, width).transpose(1, 2).reshape(self.count, heads, -1, width)
+
+    def apart(self, x: Tensor, each: int) -> Tensor:
+        """The reverse of `together`, for blocks' [blocks, K, c R, width] with R = `each`."""
+        blocks, heads, _, width = x.shape
+        rows = x.view(blocks, heads, -1, each, width).transpose(1, 2).reshape(-1, heads, each, width)
+        return rows if self.back is None else rows.index_select(0, self.back)
+
     def of(self, stack_S: Tensor) -> Tensor:
         """The blocks' entries of a stack: [K, ...]."""
         return stack_S[self.slots] if isinstance(self.slots, slice) else stack_S.index_select(0, self.slots)
@@ -70,7 +84,14 @@ def blocks_of(rows: NDArray[np.int64], slots: NDArray[np.int64], size: int, devi
     return Blocks(
         total,
         slice(int(used[0]), int(used[-1]) + 1) if neighbours else torch.from_numpy(chosen).to(device),
-        torch.from_numpy(take).to(device),
-        torch.from_numpy(back).to(device),
+        _unless_in_order(take, size, device),
+        _unless_in_order(back, total * length, device),
         None if everyone else torch.from_numpy(rows).to(device),
     )
+
+
+def _unless_in_order(index: NDArray[np.int64], size: int, device: torch.device) -> Tensor | None:
+    """None for 0, 1, ... `size` - 1, which need no gathering."""
+    if len(index) == size and bool((index == np.arange(size)).all()):
+        return None
+    return torch.from_numpy(index).to(device)
