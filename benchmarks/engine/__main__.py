@@ -1,6 +1,6 @@
 """The generation engine in numbers: `python -m benchmarks.engine [--only PART ...] [--rounds N] [--threads N]`.
 
-Parts: batching (a, d), adapters (b, e), load (c), wire (f), gpu, public. Each interleaves its arms, with torch's
+Parts: batching (a, d), adapters (b, e), load (c), wire (f). Each interleaves its arms, with torch's
 threads pinned; medians, and ratios of medians. Writes out/benchmarks/engine.json, where `ratios` is a flat map; parts
 that are not run keep the figures they had there.
 """
@@ -34,7 +34,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks/engine.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    report = json.loads(options.out.read_text()) if options.out.exists() else {}
+    partly = set(options.only) < set(PARTS)
+    report = json.loads(options.out.read_text()) if partly and options.out.exists() else {}
     ratios: dict[str, float] = report.get("ratios", {})
     base = load_base(options.base, device="cpu")
     report |= {

@@ -134,7 +134,7 @@ class Draws:
             close = sampling.close_calls(logits_RK, temperature_R, allowed_RK).cpu().numpy()
             self._rows.column("close")[rows[close]] = True
         uniform_R = self._tensor(self._uniform_B2[rows, which])
-        return sampling.sample(logits_RK, temperature_R, uniform_R, allowed_RK, top_p_R)
+        return sampling.sample(logits_RK, temperature_R, uniform_R, allowed_RK, top_p_R, greedy=self._greedy)
 
     def _pick(self, rows: Indices) -> Tensor:
         return self._last_BD[self._index(rows)]

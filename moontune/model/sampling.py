@@ -74,11 +74,12 @@ def nucleus_of(log_probs_NK: Tensor, top_p_N: Tensor) -> Tensor:
 
 def draw(log_probs_NK: Tensor, uniform_N: Tensor) -> Tensor:
     """Choices [N] by inverse transform of uniform numbers in [0, 1); never one of probability 0."""
-    cumulative_NK = log_probs_NK.double().exp().cumsum(dim=-1)
-    total_N1 = cumulative_NK[:, -1:].contiguous()
-    wanted_N1 = uniform_N.double().unsqueeze(-1) * total_N1
-    last_N1 = torch.searchsorted(cumulative_NK, total_N1)
-    return torch.minimum(torch.searchsorted(cumulative_NK, wanted_N1, right=True), last_N1).squeeze(-1)
+    cumulative_NK = log_probs_NK.exp().cumsum(dim=-1, dtype=torch.float64)
+    total_N1 = cumulative_NK[:, -1:]
+    # Below the total, so that the first sum beyond it is there, and is a choice that adds to it.
+    most_N1 = torch.nextafter(total_N1, torch.zeros_like(total_N1))
+    wanted_N1 = torch.minimum(uniform_N.double().unsqueeze(-1) * total_N1, most_N1)
+    return torch.searchsorted(cumulative_NK, wanted_N1, right=True).squeeze(-1)
 
 
 def close_calls(logits_NK: Tensor, temperature_N: Tensor, allowed_NK: Tensor | None = None) -> Tensor:
@@ -94,10 +95,13 @@ def sample(
     uniform_N: Tensor,
     allowed_NK: Tensor | None = None,
     top_p_N: Tensor | None = None,
+    *,
+    greedy: bool = True,
 ) -> Sampled:
     """Choose one of K per row: the likeliest where temperature is 0, else drawn from `log_distribution`.
 
-    top_p_N truncates (text tokens only; None keeps everything); rows with 1 are not truncated.
+    top_p_N truncates (text tokens only; None keeps everything); rows with 1 are not truncated. greedy: whether any
+    temperature may be 0.
     """
     greedy_N = temperature_N == 0
     heat_N = temperature_N.masked_fill(greedy_N, 1.0)
@@ -110,6 +114,8 @@ def sample(
         for row, kept_K in enumerate(keep_NK):
             if bool(cut_N[row]):
                 nuclei[row] = tuple(int(index) for index in kept_K.nonzero().flatten())
-    choices_N = torch.where(greedy_N, log_probs_NK.argmax(dim=-1), draw(log_probs_NK, uniform_N))
+    choices_N = draw(log_probs_NK, uniform_N)
+    if greedy:
+        choices_N = torch.where(greedy_N, log_probs_NK.argmax(dim=-1), choices_N)
     chosen_N = log_probs_NK.gather(-1, choices_N.unsqueeze(-1)).squeeze(-1)
     return Sampled(choices_N, chosen_N.masked_fill(greedy_N, 0.0), tuple(nuclei))
