@@ -11,12 +11,14 @@ from moontune.clients.rollout import RolloutClient
 from moontune.data.dataset import import_dataset
 from moontune.data.job_file import read_job_file, read_reward_file
 from moontune.data.predictions import Prediction, read_predictions
+from moontune.data.reward_file import is_reward_code, read_reward_code
 from moontune.data.sample import Sample
 from moontune.errors import InvalidField
 from moontune.values.image import Image
 from moontune.values.job import DatasetSource
 from moontune.values.request import SkillRequest
 from moontune.values.reward import RewardComponent, RewardSpec
+from moontune.values.reward_definition import RewardDefinition
 from moontune.values.reward_report import RewardReport, SampleGroup
 from moontune.values.rollout_order import RolloutOrder
 from moontune.values.sampling import SamplingSettings, rollout_defaults
@@ -25,7 +27,11 @@ from moontune.values.skill import Skill
 
 @dataclass(frozen=True, slots=True)
 class TrialOptions:
-    """What the command was told. reward: a name, a file with components, or a job's config. limit: samples."""
+    """What the command was told.
+
+    reward: a name, a file with code or components, or a job's config. limit: samples. code_range: least and largest
+    result of code.
+    """
 
     reward: str
     samples: Path | None
@@ -35,13 +41,23 @@ class TrialOptions:
     model: str
     rollouts: int
     limit: int
+    code_range: tuple[float, float] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        """Raise InvalidField unless answers come from one place: the policy, asked the samples, or a file."""
+        file = Path(self.reward)
+        has_own_samples = bool(file.suffix) and not is_reward_code(file)  # a job's config
+        given = (self.samples is not None) + (self.answers is not None)
+        if given == 2 or (given == 0 and not has_own_samples):
+            allowed = "--samples (answered by the current policy) or --answers, one of them"
+            raise InvalidField.of("samples", str(self.samples) if self.samples else None, allowed)
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
     """Groups to grade, with the picture of each."""
 
-    spec: RewardSpec
+    candidate: RewardSpec | RewardDefinition
     groups: tuple[SampleGroup, ...]
     pictures: tuple[Path, ...]
 
@@ -56,7 +72,7 @@ class Trial:
 
 async def answered(client: RewardClient, asked: Answered) -> Trial:
     """The report of the reward service."""
-    return Trial(asked, await client.validate(asked.spec, asked.groups))
+    return Trial(asked, await client.validate(asked.candidate, asked.groups))
 
 
 def from_answers(options: TrialOptions) -> Answered:
@@ -75,7 +91,7 @@ def from_answers(options: TrialOptions) -> Answered:
     groups = [
         SampleGroup(_request(group[0]), tuple(one.output for one in group), group[0].ground_truth) for group in chosen
     ]
-    return Answered(_spec(options), tuple(groups), tuple(group[0].image for group in chosen))
+    return Answered(_candidate(options, groups), tuple(groups), tuple(group[0].image for group in chosen))
 
 
 async def generated(policy: RolloutClient, options: TrialOptions) -> Answered:
@@ -89,7 +105,7 @@ async def generated(policy: RolloutClient, options: TrialOptions) -> Answered:
     groups = await asyncio.gather(
         *(_attempt(policy, model, sample, settings, options.rollouts, seed) for seed, sample in enumerate(samples))
     )
-    return Answered(_spec(options), tuple(groups), tuple(sample.image for sample in samples))
+    return Answered(_candidate(options, groups), tuple(groups), tuple(sample.image for sample in samples))
 
 
 async def _attempt(
@@ -101,10 +117,12 @@ async def _attempt(
     return SampleGroup(made.request, outputs, sample.ground_truth, tokens)
 
 
-def _spec(options: TrialOptions) -> RewardSpec:
-    if not Path(options.reward).suffix:
-        return RewardSpec((RewardComponent(options.reward),))
-    return read_reward_file(Path(options.reward))
+def _candidate(options: TrialOptions, groups: Sequence[SampleGroup]) -> RewardSpec | RewardDefinition:
+    file = Path(options.reward)
+    if is_reward_code(file):
+        skills = sorted({group.request.skill for group in groups})
+        return read_reward_code(file, skills, *options.code_range)
+    return read_reward_file(file) if file.suffix else RewardSpec((RewardComponent(options.reward),))
 
 
 def _source(options: TrialOptions) -> tuple[DatasetSource, Skill, SamplingSettings]:

@@ -22,7 +22,7 @@ from moontune.clients.reward import RewardClient
 from moontune.clients.rollout import RolloutClient
 from moontune.data.job_file import reward_to_document
 from moontune.data.openai_grader import import_grader
-from moontune.errors import InvalidField, RewardNotFound
+from moontune.errors import RewardNotFound
 from moontune.values.reward import RewardInfo
 from moontune.values.reward_definition import UserCode
 from moontune.values.skill import Skill
@@ -80,7 +80,7 @@ def show(
 @app.command("try")
 @plain_errors
 def try_reward(
-    reward: Annotated[str, typer.Argument(help="A reward's name, a file with components, or a job's config.")],
+    reward: Annotated[str, typer.Argument(help="A name, a .py or .js file, components in a file, or a job's config.")],
     samples: Annotated[Path | None, typer.Option(help="Labelled samples: COCO .json or moontune .jsonl.")] = None,
     answers: Annotated[Path | None, typer.Option(help="Answers to grade (a job's predictions .jsonl).")] = None,
     skill: Annotated[Skill, typer.Option(help="What the samples ask for.")] = Skill.DETECT,
@@ -88,6 +88,10 @@ def try_reward(
     model: Annotated[str, typer.Option(help="Policy that answers; the rollout service's base where left out.")] = "",
     rollouts: Annotated[int, typer.Option(min=1, max=64, help="Answers to each sample.")] = 8,
     limit: Annotated[int, typer.Option(min=1, max=256, help="Samples, spread over the set.")] = 16,
+    reward_range: Annotated[tuple[float, float], typer.Option(help="Least and largest result of the file's code.")] = (
+        0.0,
+        1.0,
+    ),
     pictures: Annotated[Path | None, typer.Option(help="Write the example grades as a picture here.")] = None,
     server: ServerOption = DEFAULT_SERVER,
     key: KeyOption = "",
@@ -95,9 +99,7 @@ def try_reward(
     json: JsonOption = False,
 ) -> None:
     """Dry run of a reward on samples: is it readable, alive, and hard to game?"""
-    if (samples is None) == (answers is None) and not Path(reward).suffix:
-        raise InvalidField.of("samples", None, "--samples (answered by the current policy) or --answers, one of them")
-    options = TrialOptions(reward, samples, answers, skill, object_name, model, rollouts, limit)
+    options = TrialOptions(reward, samples, answers, skill, object_name, model, rollouts, limit, reward_range)
     shown = credentials(key, ca)
 
     async def ask(client: RewardClient) -> Trial:

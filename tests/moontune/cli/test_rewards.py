@@ -94,9 +94,46 @@ async def test_try_says_what_is_missing_or_wrong(server: str, answers: Path):
     neither = await moontune("rewards", "try", "matched_iou", "--server", server)
     assert neither.exit_code == 1
     assert "--samples" in neither.stderr
+    both = await moontune("rewards", "try", "x.py", "--answers", "a", "--samples", "b", "--server", server)
+    assert both.exit_code == 1
+    assert "one of them" in both.stderr
     typo = await moontune("rewards", "try", "matched_iuo", "--answers", str(answers), "--server", server)
     assert typo.exit_code == 1
     assert "reward.components[0].name is 'matched_iuo'" in typo.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("Count Boxes.py", "def score(sample): return float(len(sample['output']['objects']) - 1)"),
+        ("count.js", "const reward = (out, gt) => out.objects.length - gt.boxes.length"),
+    ],
+)
+async def test_code_in_a_file_is_tried_without_registering_it(server: str, answers: Path, tmp_path: Path, name, code):
+    file = tmp_path / name
+    file.write_text(code)
+    arguments = ("rewards", "try", str(file), "--answers", str(answers), "--server", server, "--json")
+    result = await moontune(*arguments, "--reward-range", "-1", "60")
+    if "a layer is missing" in result.stderr:
+        pytest.skip(result.stderr)
+    report = json.loads(result.stdout)
+    assert (report["samples"], report["failed_rate"], report["mean"]) == (6, 0.0, 0.0)
+    assert {probe["name"]: probe["mean"] for probe in report["probes"]}["everything"] == 25.0
+    assert any("Saying everything is paid 25" in warning for warning in report["warnings"])
+    out_of_range = json.loads((await moontune(*arguments)).stdout)
+    assert out_of_range["failed_rate"] == pytest.approx(1 / 3)
+    listed = await moontune("rewards", "list", "--server", server, "--json")
+    assert len(listed.stdout.splitlines()) == len(CATALOGUE)
+
+
+async def test_code_that_does_not_load_is_refused_before_a_grade(server: str, answers: Path, tmp_path: Path):
+    file = tmp_path / "broken.py"
+    file.write_text("def score(sample) return 1")
+    result = await moontune("rewards", "try", str(file), "--answers", str(answers), "--server", server)
+    if "a layer is missing" in result.stderr:
+        pytest.skip(result.stderr)
+    assert result.exit_code == 1
+    assert "line 1: SyntaxError" in result.stderr
 
 
 async def test_the_current_policy_answers_the_samples(tmp_path: Path):
