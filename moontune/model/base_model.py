@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from moontune.errors import InvalidField
+from moontune.model.base_config import read_config
 from moontune.model.base_folders import CONFIG_FILE, TOKENIZER_FILE, find_base
 from moontune.model.config import MoondreamConfig
 from moontune.model.device import choose_device, default_dtype
 from moontune.model.moondream import Moondream
 from moontune.model.tokenizer import Tokenizer
-from moontune.model.weight_files import weight_files
+from moontune.model.weight_files import stored_shapes, weight_files
 from moontune.model.weights import load_weights
 
 
@@ -42,7 +42,7 @@ def load_base(name_or_path: str, device: str | None = None, dtype: torch.dtype |
     """
     folder = find_base(name_or_path)
     where = choose_device(device)
-    config = MoondreamConfig.from_json(_read_text(folder / CONFIG_FILE))
+    config = read_config(folder, lambda: stored_shapes(folder))
     tokenizer = Tokenizer.from_file(folder / TOKENIZER_FILE, config.text.vocab_size, config.tokenizer.vocabulary)
     with torch.device("meta"):
         module = Moondream(config).cast_body(dtype or default_dtype(where))
@@ -78,10 +78,3 @@ def share_base(base: BaseModel) -> BaseModel:
 def _plain_name(name: str) -> str:
     """A parameter's name without the layers that adapters put around it."""
     return re.sub(r"\.base_layer\b", "", name)
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidField.of("base", str(path), f"a readable file ({error})") from error

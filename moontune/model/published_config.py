@@ -19,7 +19,7 @@ from moontune.model.config import (
     TokenizerConfig,
     VisionConfig,
 )
-from moontune.model.presets import MOONDREAM2, MOONDREAM3
+from moontune.model.presets import GPT2_TOKENIZER, MOONDREAM2, MOONDREAM3
 
 Section = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -39,7 +39,7 @@ def published_config(tree: Section, shapes: Shapes, name: str = "") -> Moondream
             region=_region(_section(tree, "region"), shapes, preset.region),
             tokenizer=_tokenizer(_section(tree, "tokenizer"), preset.tokenizer, doubled=not third),
         )
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
         allowed = "a config of Moondream's public implementation, and weights that fit it"
         raise InvalidField.of("config", str(error), allowed) from error
 
@@ -110,7 +110,8 @@ def _region(given: Section, shapes: Shapes, preset: RegionConfig) -> RegionConfi
 def _tokenizer(given: Section, preset: TokenizerConfig, doubled: bool) -> TokenizerConfig:
     """Special ids and templates; `doubled`: this generation's public code appends the query's suffix a second time."""
     ids = {key: given[key] for key in given if key.endswith("_id")}
-    special = replace(preset, **ids)
+    old = ids.get("eos_id") == GPT2_TOKENIZER.eos_id
+    special = replace(preset, **ids, vocabulary=GPT2_TOKENIZER.vocabulary if old else preset.vocabulary)
     templates = _section(given, "templates")
     if not templates:
         return special

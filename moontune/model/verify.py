@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from moontune.errors import MoontuneError
+from moontune.model.base_config import read_config
 from moontune.model.base_folders import CONFIG_FILE, TOKENIZER_FILE
-from moontune.model.config import MoondreamConfig
 from moontune.model.moondream import Moondream
 from moontune.model.tokenizer import Tokenizer
-from moontune.model.weight_files import WeightFiles
+from moontune.model.weight_files import WeightFiles, stored_shapes
 from moontune.model.weights import assemble, is_finite, plan
 
 
@@ -18,9 +18,9 @@ def problems_of(folder: Path) -> list[str]:
     """Everything that keeps the folder from being a base: config, tokenizer, names, shapes, values."""
     found: list[str] = []
     try:
-        config = MoondreamConfig.from_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, MoontuneError) as error:
-        return [f"{CONFIG_FILE}: {error}"]
+        config = read_config(folder, lambda: stored_shapes(folder))
+    except MoontuneError as error:
+        return [f"{CONFIG_FILE}: {error.message}"]
     try:
         Tokenizer.from_file(folder / TOKENIZER_FILE, config.text.vocab_size, config.tokenizer.vocabulary)
     except MoontuneError as error:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from moontune.errors import CheckpointCorrupt, InvalidField
 from moontune.model.tensor_file import PICKLED, read_tensors
+from moontune.model.weight_names import own_name
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -89,6 +90,12 @@ class WeightFiles:
             name: Stored(tuple(tensor.shape), _LETTERS.get(tensor.dtype, str(tensor.dtype)))
             for name, tensor in self._pickled.items()
         }
+
+
+def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the stored tensors, by the names that they have here."""
+    with WeightFiles(folder, "cpu") as files:
+        return {own_name(name): stored.shape for name, stored in files.stored.items()}
 
 
 _LETTERS = {

@@ -9,8 +9,8 @@ from pathlib import Path
 from moontune.checkpoints.safetensors_header import StoredTensor, read_header
 from moontune.cli.models.pull import pull
 from moontune.cli.models.pulled import PulledBase, damaged_files
-from moontune.model.base_folders import CONFIG_FILE, find_base, local_bases
-from moontune.model.config import MoondreamConfig
+from moontune.model.base_config import read_config
+from moontune.model.base_folders import find_base, local_bases
 from moontune.model.known_bases import KNOWN_BASES, known_base
 
 UNKNOWN_LICENCE = "not known to moontune; ask whoever made it"
@@ -67,7 +67,7 @@ def problems_of(name: str, tell: Callable[[str], None]) -> list[str]:
 
 
 def _on_disk(folder: Path) -> Row:
-    config = MoondreamConfig.from_json((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    config = read_config(folder)
     record = PulledBase.read(folder)
     tensors: dict[str, StoredTensor] = {}
     for path in sorted(folder.glob("*.safetensors")):

@@ -11,6 +11,7 @@ from moontune.checkpoints.safetensors_header import read_header
 from moontune.cli.models.hub import fetch
 from moontune.cli.models.pulled import RECORD_FILE, PulledBase
 from moontune.errors import InvalidField, InvalidState
+from moontune.model.base_config import read_config
 from moontune.model.base_folders import CONFIG_FILE, TOKENIZER_FILE, pulled_folder
 from moontune.model.config import MoondreamConfig
 from moontune.model.known_bases import KnownBase
@@ -40,7 +41,8 @@ def pull(base: KnownBase, tell: Tell, source: Path | None = None) -> Path:
         for path in files:
             tell(f"keeping {path.name}")
             _place(path, folder / path.name, move=source is None)
-        (folder / CONFIG_FILE).write_text(_config_of(base.config, folder).to_json(), encoding="utf-8")
+        config = _config_of(base.config, source or staging, folder)
+        (folder / CONFIG_FILE).write_text(config.to_json(), encoding="utf-8")
         PulledBase(base.name, origin, base.licence, file_entries(folder)).write(folder)
     shutil.rmtree(staging, ignore_errors=True)
     return final
@@ -79,8 +81,11 @@ def _chosen(base: KnownBase, folder: Path) -> list[Path]:
     return found
 
 
-def _config_of(config: MoondreamConfig, folder: Path) -> MoondreamConfig:
-    """The published sizes, with what only the weights tell: some files have a norm before the region head."""
+def _config_of(config: MoondreamConfig, source: Path, folder: Path) -> MoondreamConfig:
+    """What the source's own config.json says; without one the published sizes, with what only the weights tell."""
+    if (source / CONFIG_FILE).is_file():
+        return replace(read_config(source), name=config.name)
+    # Some files have a norm before the region head.
     names = {own_name(name) for path in folder.glob("*.safetensors") for name in read_header(path)}
     return replace(config, region=replace(config.region, norm="region.ln.weight" in names))
 

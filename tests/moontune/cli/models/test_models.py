@@ -132,6 +132,7 @@ def test_without_a_hub_the_way_is_explained_and_a_carried_folder_works(tmp_path:
         "moondream2": ("Apache-2.0", True),
         "moondream3-preview": ("BSL 1.1", False),
     }
+    assert json.loads((tmp_path / "models" / "moondream2" / "config.json").read_text())["text"]["layers"] == 24
     shown = json.loads(run(tmp_path, "", "show", "moondream2", "--json").stdout)
     assert shown["from"] == str(carried)
     assert shown["licence"] == "Apache-2.0"
