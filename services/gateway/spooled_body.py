@@ -99,8 +99,9 @@ class StringBound:
             self._grow(len(piece))
             return
         self._grow(first - offset)
-        # Runs within one piece are shorter than the piece, so only the first and the last quote matter.
-        self._run = len(window) - _last_quote(window, first) - 1
+        # Runs within one piece are no longer than the piece, so only the first and the last quote matter.
+        self._run = 0
+        self._grow(len(window) - _last_quote(window, first) - 1)
 
     def _grow(self, count: int) -> None:
         self._run += count

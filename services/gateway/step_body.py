@@ -95,7 +95,10 @@ class _Opened:
 def _top_level(body: SpooledBody, group_bytes: int) -> Iterator[tuple[str, object]]:
     """Keys and values of the body's object; `groups` as one entry that opens it and one for each element."""
     try:
-        events = cast("Iterator[_Event]", ijson.basic_parse(cast("Any", body.reader()), buf_size=64 * 1024))
+        # use_float: a number beyond 64 bits is an error; without it ijson's C parser goes on with a broken interpreter
+        # state after an integer of more digits than Python converts, which has ended in a crash.
+        parsed = ijson.basic_parse(cast("Any", body.reader()), buf_size=64 * 1024, use_float=True)
+        events = cast("Iterator[_Event]", parsed)
         if next(events, ("", None))[0] != "start_map":
             raise _problem("model_type", (), "Input should be a JSON object", "another value")
         for event, key in events:
@@ -125,7 +128,7 @@ def _value(first: _Event, events: Iterator[_Event], most_bytes: int) -> object:
         if depth > MOST_DEPTH or size > most_bytes:
             limit = f"{MOST_DEPTH} levels" if depth > MOST_DEPTH else f"{most_bytes} bytes"
             raise _problem("too_large", (), f"one value of the body is more than {limit}", "a larger one")
-        builder.event(name, float(cast("Any", value)) if type(value).__name__ == "Decimal" else value)
+        builder.event(name, value)
         if depth == 0:
             return cast("object", builder.value)
         event = next(events)

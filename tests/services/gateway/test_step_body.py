@@ -46,7 +46,7 @@ async def test_the_order_of_fields_does_not_matter(running):
         (b'{"finetune_id":NaN,"groups":[]}', None, "not JSON"),
         (b'{"finetune_id":"\xff","groups":[]}', None, "not JSON"),
         (b'{"x":' + b"[" * 200_000, None, f"more than {MOST_DEPTH} levels"),
-        (b'{"x":1e99999999,"groups":[]}', "groups", "at least 1 item"),
+        (b'{"x":1e99999999,"groups":[]}', None, "not JSON"),
         (b'{"x":1' + b"0" * 9999 + b',"groups":[]}', None, "not JSON"),
         (b'{"groups":[' + b"{}," * 9 + b"7]}", "groups[0].request", "missing"),
     ],
