@@ -51,10 +51,11 @@ def _published_sections(text: str) -> dict[str, Any] | None:
         return None
     fields = cast("dict[str, Any]", tree)
     if any(key in fields for key in _PUBLISHED_KEYS):
-        fields = fields.get("config") or {}
-    elif not all(isinstance(fields.get(key), dict) for key in _SECTIONS) or "n_layers" not in fields["text"]:
+        sizes = cast("object", fields.get("config"))
+        return cast("dict[str, Any]", sizes) if isinstance(sizes, dict) else {}
+    if not all(isinstance(fields.get(key), dict) for key in _SECTIONS) or "n_layers" not in fields["text"]:
         return None
-    return fields if isinstance(fields, dict) else {}
+    return fields
 
 
 def _shapes_in_headers(folder: Path) -> Shapes:

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 from moontune.checkpoints.digest import ADAPTER_CONFIG_FILE, ADAPTER_MODEL_FILE
 from moontune.errors import CheckpointCorrupt
+from moontune.model.config import MoondreamConfig
 from moontune.model.lora_layers import REGION
+from moontune.model.moondream import Moondream
 from moontune.values.finetune import LoraSettings, LoraTarget
 
 
@@ -45,19 +47,32 @@ def is_full(folder: Path) -> bool:
 
 def load_full(folder: Path, parameters: Mapping[str, nn.Parameter]) -> None:
     """Copy stored tensors into these parameters; CheckpointCorrupt, naming the first fault, if they are others."""
+    stored = _stored(folder, {name: tuple(parameter.shape) for name, parameter in parameters.items()})
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(stored[name])
+
+
+def read_full(folder: Path, config: MoondreamConfig) -> dict[str, Tensor]:
+    """The tensors of a finetune of this architecture by parameter name, mapped; CheckpointCorrupt for any others."""
+    lora = LoraSettings(targets=full_targets(folder))
+    with torch.device("meta"):
+        parameters = dict(Moondream(config).named_parameters())
+    return _stored(folder, {name: tuple(p.shape) for name, p in parameters.items() if trained_whole(name, lora)})
+
+
+def _stored(folder: Path, wanted: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     path = folder / ADAPTER_MODEL_FILE
     try:
         stored = safetensors_torch.load_file(path)
     except (OSError, SafetensorError) as error:
         raise CheckpointCorrupt(f"{path} is not a whole safetensors file: {error}") from error
-    if others := set(stored) ^ set(parameters):
+    if others := set(stored) ^ set(wanted):
         raise CheckpointCorrupt(f"{path} does not hold the tensors of this finetune: {min(others)}")
-    for name, parameter in parameters.items():
-        if stored[name].shape != parameter.shape:
-            given, allowed = list(stored[name].shape), list(parameter.shape)
-            raise CheckpointCorrupt(f"{path}: {name} has shape {given}, not {allowed}")
-        with torch.no_grad():
-            parameter.copy_(stored[name])
+    for name, shape in wanted.items():
+        if tuple(stored[name].shape) != shape:
+            raise CheckpointCorrupt(f"{path}: {name} has shape {list(stored[name].shape)}, not {list(shape)}")
+    return stored
 
 
 def full_targets(folder: Path) -> tuple[LoraTarget, ...]:

@@ -6,23 +6,24 @@ and the vision tower keep their precision, as in the published int4 weights' tex
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 from torch import Tensor
 
 from moontune.model.adapter_tensors import AdapterTensors, refuse
 from moontune.model.base_folders import CONFIG_FILE, TOKENIZER_FILE
 from moontune.model.base_model import BaseModel
+from moontune.model.full_weights import read_full
 from moontune.model.lora_layers import target_of
 from moontune.model.moondream import Moondream
 from moontune.model.quantisation import fits_int4, to_int4
-from moontune.model.weight_files import WEIGHTS_FILE, Stored, WeightFiles
+from moontune.model.shards import write_shards
+from moontune.model.weight_files import Stored, WeightFiles
 from moontune.model.weight_names import has_prefix
 from moontune.model.weights import Form, Recipe, assemble, plan
-from moontune.values.finetune import LoraTarget
+from moontune.values.finetune import LoraSettings, LoraTarget
 
 _STORED_AS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 _INT4_TARGETS = (LoraTarget.TEXT_ATTENTION, LoraTarget.TEXT_MLP)
@@ -37,8 +38,21 @@ def write_merged(adapter: AdapterTensors, base: BaseModel, folder: Path, *, int4
     beside = [(name, "adds to the block, not to a weight") for name in adapter.layers if name.endswith(".shortcut")]
     refuse(beside, "an adapter wired from the block's input cannot be merged; export the PEFT or the variant form")
     adapter.check_fits(base.config)
+    _write(adapter, base, folder, int4)
+
+
+def write_merged_full(finetune: Path, base: BaseModel, folder: Path, *, int4: bool = False) -> None:
+    """The same of a finetune of kind full: its tensors in the place of the base's, in the base's dtypes.
+
+    Raises CheckpointCorrupt where its files are damaged or not of this base.
+    """
+    tensors = read_full(finetune, base.config)
+    _write(AdapterTensors(LoraSettings(), {}, tensors), base, folder, int4)
+
+
+def _write(adapter: AdapterTensors, base: BaseModel, folder: Path, int4: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(_merged_state(adapter, base, int4), folder / WEIGHTS_FILE, metadata={"format": "pt"})
+    write_shards(_merged(adapter, base, int4), folder)
     for name in (CONFIG_FILE, TOKENIZER_FILE):
         shutil.copyfile(base.path / name, folder / name)
 
@@ -49,25 +63,25 @@ def merged_weight(weight: Tensor, layer: str, adapter: AdapterTensors) -> Tensor
     return weight.float() + adapter.scale * (pair.b @ pair.a)
 
 
-def _merged_state(adapter: AdapterTensors, base: BaseModel, int4: bool) -> dict[str, Tensor]:
+def _merged(adapter: AdapterTensors, base: BaseModel, int4: bool) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of the merged weights by its stored name, one parameter at a time."""
     with torch.device("meta"):
         shapes = {name: tuple(parameter.shape) for name, parameter in Moondream(base.config).named_parameters()}
-    state: dict[str, Tensor] = {}
     with WeightFiles(base.path, "cpu") as files:
         prefix = "model." if all(has_prefix(name) for name in files.stored) else ""
         for name, recipe in plan(shapes, files.stored, base.path).items():
-            value = adapter.full.get(name, assemble(files, recipe, shapes[name]))
+            own = adapter.full.get(name)
+            value = assemble(files, recipe, shapes[name]) if own is None else own
             layer = name.removesuffix(".weight")
             if name.endswith(".weight") and layer in adapter.layers:
                 value = merged_weight(value, layer, adapter)
             if int4 and name.endswith(".weight") and target_of(layer) in _INT4_TARGETS and fits_int4(shapes[name]):
                 packed = to_int4(value)
-                state[f"{prefix}{name}.packed"] = packed.packed
-                state[f"{prefix}{name}.scale"] = packed.scale
-                state[f"{prefix}{name}.zero_point"] = packed.zero_point
+                yield f"{prefix}{name}.packed", packed.packed
+                yield f"{prefix}{name}.scale", packed.scale
+                yield f"{prefix}{name}.zero_point", packed.zero_point
             else:
-                state[prefix + name] = value.to(_kept_dtype(recipe, files.stored)).contiguous()
-    return state
+                yield prefix + name, value.to(_kept_dtype(recipe, files.stored))
 
 
 def _kept_dtype(recipe: Recipe, stored: Mapping[str, Stored]) -> torch.dtype:

@@ -7,8 +7,9 @@ the learner's adapters nor holds up a step.
 from pathlib import Path
 
 from moontune.errors import Cancelled
-from moontune.model.adapter_forms import export_adapter, import_adapter
+from moontune.model.adapter_forms import export_adapter, export_full, import_adapter
 from moontune.model.base_model import BaseModel, share_base
+from moontune.model.full_weights import is_full
 from moontune.model.peft_folder import read_adapter, write_adapter
 from moontune.serving.worker_protocol import CallContext
 from services.trainer.orders import FormRead, ReadForm, WriteForm
@@ -46,5 +47,8 @@ class Forms:
         """Write a checkpoint's adapter in another form; InvalidField lists the tensors that the form cannot carry."""
         if ctx.cancelled():
             raise Cancelled("the caller left; nothing was exported")
-        adapter = read_adapter(Path(order.folder), self._base.config)
-        export_adapter(order.kind, adapter, self._base, Path(order.into))
+        folder, into = Path(order.folder), Path(order.into)
+        if is_full(folder):
+            export_full(order.kind, folder, self._base, into)
+        else:
+            export_adapter(order.kind, read_adapter(folder, self._base.config), self._base, into)

@@ -3,7 +3,7 @@
 What a form cannot carry is refused with the list of tensors; nothing is dropped and nothing is guessed.
 """
 
-from moontune.model.adapter_forms.exports import export_adapter
+from moontune.model.adapter_forms.exports import export_adapter, export_full
 from moontune.model.adapter_forms.imports import Imported, import_adapter
 
-__all__ = ["Imported", "export_adapter", "import_adapter"]
+__all__ = ["Imported", "export_adapter", "export_full", "import_adapter"]

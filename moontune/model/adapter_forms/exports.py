@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
+from moontune.errors import InvalidField
 from moontune.model.adapter_forms.photon import write_photon
 from moontune.model.adapter_forms.variant import write_variant
 from moontune.model.adapter_tensors import AdapterTensors
 from moontune.model.base_model import BaseModel
-from moontune.model.merged import write_merged
+from moontune.model.merged import write_merged, write_merged_full
 from moontune.model.peft_folder import write_adapter
 from moontune.values.adapter import ExportKind
 
@@ -28,3 +29,11 @@ def export_adapter(kind: ExportKind, adapter: AdapterTensors, base: BaseModel, i
             write_merged(adapter, base, into)
         case ExportKind.INT4:
             write_merged(adapter, base, into, int4=True)
+
+
+def export_full(kind: ExportKind, finetune: Path, base: BaseModel, into: Path) -> None:
+    """Write the folder of a finetune of kind full in a form that holds whole weights; InvalidField for the others."""
+    if kind not in (ExportKind.MERGED, ExportKind.INT4):
+        allowed = "merged or int4 (or peft, the files as they are): it has whole weights and no deltas"
+        raise InvalidField.of("kind", str(kind), f"for a finetune of kind full, {allowed}")
+    write_merged_full(finetune, base, into, int4=kind is ExportKind.INT4)

@@ -1,7 +1,6 @@
 """LoRA on stacked experts and beside the attention, and an adapter with a region head of its own."""
 
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,16 +9,21 @@ from peft import PeftModel
 
 from moontune.errors import InvalidField
 from moontune.model.adapter_tensors import AdapterTensors
-from moontune.model.base_model import BaseModel, share_base
+from moontune.model.base_model import BaseModel, load_base, share_base
 from moontune.model.lora import Adapters
 from moontune.model.lora_modules import expert_delta
 from moontune.model.moondream import Moondream
 from moontune.values.finetune import AttentionWiring, FinetuneKind, LoraSettings, LoraTarget
-from tests.moontune.model.adapter_forms.conftest import MOE, base, draw
+from tests.fakes.adapters import draw
+from tests.fakes.families import MOONDREAM3
+from tests.fakes.tiny_base import CONFIG, write_tiny_base
 
-__all__ = ["base", "draw"]
-Draw = Callable[..., AdapterTensors]
 MLP = LoraSettings(4, 6.0, (LoraTarget.TEXT_MLP,))
+
+
+@pytest.fixture(scope="module", params=[CONFIG, MOONDREAM3], ids=lambda config: config.name)
+def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> BaseModel:
+    return load_base(str(write_tiny_base(tmp_path_factory.mktemp("base"), 3, request.param)), device="cpu")
 
 
 def answer(model: Moondream) -> torch.Tensor:
@@ -37,7 +41,7 @@ def test_expert_delta_by_hand() -> None:
 
 
 @torch.no_grad()
-def test_an_adapter_on_experts_answers_as_the_merged_weights_do(base: BaseModel, draw: Draw) -> None:
+def test_an_adapter_on_experts_answers_as_the_merged_weights_do(base: BaseModel) -> None:
     adapter = draw(base.config, MLP)
     adapters = Adapters(share_base(base).module)
     adapters.attach_tensors("a", adapter)
@@ -70,7 +74,7 @@ def test_experts_and_shortcut_learn(base: BaseModel) -> None:
 
 
 @torch.no_grad()
-def test_the_shortcut_adds_a_delta_of_the_blocks_input(base: BaseModel, draw: Draw) -> None:
+def test_the_shortcut_adds_a_delta_of_the_blocks_input(base: BaseModel) -> None:
     """x + attn + mlp(h) gets scale B A h."""
     lora = LoraSettings(2, 3.0, (LoraTarget.TEXT_ATTENTION,), wiring=AttentionWiring.BLOCK_INPUT)
     adapter = draw(base.config, lora)
@@ -86,7 +90,7 @@ def test_the_shortcut_adds_a_delta_of_the_blocks_input(base: BaseModel, draw: Dr
 
 
 @torch.no_grad()
-def test_peft_itself_reads_an_adapter_on_experts(base: BaseModel, draw: Draw, tmp_path: Path) -> None:
+def test_peft_itself_reads_an_adapter_on_experts(base: BaseModel, tmp_path: Path) -> None:
     adapters = Adapters(share_base(base).module)
     adapters.attach_tensors("a", draw(base.config, LoraSettings(4, 6.0)))
     adapters.save("a", tmp_path)
@@ -100,9 +104,7 @@ def test_peft_itself_reads_an_adapter_on_experts(base: BaseModel, draw: Draw, tm
 
 
 @torch.no_grad()
-def test_a_region_head_of_ones_own_stands_in_while_the_adapter_acts(
-    base: BaseModel, draw: Draw, tmp_path: Path
-) -> None:
+def test_a_region_head_of_ones_own_stands_in_while_the_adapter_acts(base: BaseModel, tmp_path: Path) -> None:
     adapter = draw(base.config, LoraSettings(2), region=True)
     tree = share_base(base).module
     adapters = Adapters(tree)
@@ -124,13 +126,8 @@ def test_a_region_head_of_ones_own_stands_in_while_the_adapter_acts(
     assert torch.equal(answer(tree), bare)
 
 
-def test_two_wirings_at_once_are_refused(base: BaseModel, draw: Draw) -> None:
+def test_two_wirings_at_once_are_refused(base: BaseModel) -> None:
     adapter = draw(base.config, LoraSettings(2, 3.0, wiring=AttentionWiring.BLOCK_INPUT))
     layers = {**adapter.layers, "text.blocks.0.attn.proj": adapter.layers["text.blocks.0.shortcut"]}
     with pytest.raises(InvalidField, match=r"text\.blocks\.0\.attn\.proj is not a layer of this adapter's targets"):
         AdapterTensors(adapter.lora, layers).check_fits(base.config)
-
-
-def test_the_moe_base_is_one() -> None:
-    assert MOE.text.is_moe(1)
-    assert not MOE.text.is_moe(0)

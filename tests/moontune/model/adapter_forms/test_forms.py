@@ -1,16 +1,17 @@
 """Every form there and back, and what each refuses."""
 
 import pickle
-from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from moontune.errors import CheckpointCorrupt, InvalidField
-from moontune.model.adapter_forms import export_adapter, import_adapter
+from moontune.checkpoints import Manifest
+from moontune.errors import CheckpointCorrupt, InvalidField, WrongBase
+from moontune.model.adapter_forms import export_adapter, export_full, import_adapter
 from moontune.model.adapter_tensors import AdapterTensors
 from moontune.model.base_model import BaseModel, load_base, share_base
 from moontune.model.lora import Adapters
@@ -20,9 +21,9 @@ from moontune.model.moondream import Moondream
 from moontune.model.quantisation import from_int4, to_int4
 from moontune.values.adapter import ExportKind, ImportKind, download_form
 from moontune.values.finetune import AttentionWiring, FinetuneKind, LoraSettings, LoraTarget
+from tests.fakes.adapters import draw
 from tests.fakes.tiny_base import CONFIG, write_tiny_base
 
-Draw = Callable[..., AdapterTensors]
 MLP = LoraSettings(4, 6.0, (LoraTarget.TEXT_MLP,))
 TEXT = LoraSettings(4, 6.0)
 WIRED = replace(TEXT, wiring=AttentionWiring.BLOCK_INPUT)
@@ -46,13 +47,13 @@ def assert_same(one: AdapterTensors, other: AdapterTensors) -> None:
     ("kind", "lora", "region"),
     [("peft", ALL, False), ("peft", TEXT, True), ("peft", WIRED, False), ("photon", MLP, False)],
 )
-def test_there_and_back(base: BaseModel, draw: Draw, out: Path, kind: str, lora: LoraSettings, region: bool) -> None:
+def test_there_and_back(base: BaseModel, out: Path, kind: str, lora: LoraSettings, region: bool) -> None:
     adapter = draw(base.config, lora, region=region)
     export_adapter(ExportKind(kind), adapter, base, out)
     assert_same(import_adapter(ImportKind(kind), out, base.config).adapter, adapter)
 
 
-def test_variant_there_and_back(base: BaseModel, draw: Draw, out: Path) -> None:
+def test_variant_there_and_back(base: BaseModel, out: Path) -> None:
     lora = WIRED if base.config.text.moe is None else replace(WIRED, targets=(LoraTarget.TEXT_ATTENTION,))
     adapter = draw(base.config, lora)
     export_adapter(ExportKind.VARIANT, adapter, base, out)
@@ -68,7 +69,7 @@ def test_variant_there_and_back(base: BaseModel, draw: Draw, out: Path) -> None:
     assert len(found.inert) == 4 * len(moe_layers)
 
 
-def test_photon_files_are_what_photon_reads(base: BaseModel, draw: Draw, out: Path) -> None:
+def test_photon_files_are_what_photon_reads(base: BaseModel, out: Path) -> None:
     """Names and shapes of kestrel's class: up is fc1, experts are counted from the first layer that has them."""
     adapter = draw(base.config, MLP)
     export_adapter(ExportKind.PHOTON, adapter, base, out)
@@ -84,7 +85,7 @@ def test_photon_files_are_what_photon_reads(base: BaseModel, draw: Draw, out: Pa
         assert stored["text_lora.moe.0.down_b"].shape == (4, 48, 2)
 
 
-def test_photons_second_copy_is_read_and_must_be_the_same(base: BaseModel, draw: Draw, out: Path) -> None:
+def test_photons_second_copy_is_read_and_must_be_the_same(base: BaseModel, out: Path) -> None:
     adapter = draw(base.config, MLP)
     export_adapter(ExportKind.PHOTON, adapter, base, out)
     stored = torch.load(out / "lora.pt", weights_only=True)["lora_state_dict"]
@@ -116,14 +117,14 @@ def test_photons_second_copy_is_read_and_must_be_the_same(base: BaseModel, draw:
     ],
 )
 def test_what_a_form_cannot_carry_is_listed(
-    base: BaseModel, draw: Draw, out: Path, kind: str, lora: LoraSettings, region: bool, named: str
+    base: BaseModel, out: Path, kind: str, lora: LoraSettings, region: bool, named: str
 ) -> None:
     with pytest.raises(InvalidField, match=named):
         export_adapter(ExportKind(kind), draw(base.config, lora, region=region), base, out)
     assert not out.exists()
 
 
-def test_expert_deltas_do_not_go_into_the_variant_form(base: BaseModel, draw: Draw, out: Path) -> None:
+def test_expert_deltas_do_not_go_into_the_variant_form(base: BaseModel, out: Path) -> None:
     if base.config.text.moe is None:
         pytest.skip("no experts")
     with pytest.raises(InvalidField, match=r"text\.blocks\.1\.mlp\.fc1 is a delta of experts"):
@@ -214,21 +215,21 @@ def test_hostile_and_damaged_torch_files(base: BaseModel, out: Path, capsys: pyt
     assert "ran" not in capsys.readouterr().out
 
 
-def test_an_adapter_for_another_base(base: BaseModel, draw: Draw, out: Path) -> None:
+def test_an_adapter_for_another_base(base: BaseModel, out: Path) -> None:
     wider = replace(base.config, text=replace(base.config.text, ff_dim=128))
     export_adapter(ExportKind.PHOTON, draw(wider, MLP), replace(base, config=wider), out)
     with pytest.raises(InvalidField, match=r"blocks\.0\.mlp\.fc1\.B has shape \[128, 4\], allowed: \[96, 4\]"):
         import_adapter(ImportKind.PHOTON, out, base.config)
 
 
-def test_ranks_beyond_the_limit(base: BaseModel, draw: Draw, out: Path) -> None:
+def test_ranks_beyond_the_limit(base: BaseModel, out: Path) -> None:
     limited = replace(base.config, limits=replace(base.config.limits, max_lora_rank=3))
     export_adapter(ExportKind.PHOTON, draw(base.config, MLP), base, out)
     with pytest.raises(InvalidField, match=r"adapter\.rank is 4; allowed: 1 to 3"):
         import_adapter(ImportKind.PHOTON, out, limited)
 
 
-def test_a_rank_that_experts_cannot_share_evenly(base: BaseModel, draw: Draw, out: Path) -> None:
+def test_a_rank_that_experts_cannot_share_evenly(base: BaseModel, out: Path) -> None:
     """Each of 2 experts per token gets rank 2 of 3; Photon would read 1."""
     if base.config.text.moe is None:
         pytest.skip("no experts")
@@ -240,7 +241,7 @@ def test_a_rank_that_experts_cannot_share_evenly(base: BaseModel, draw: Draw, ou
     assert_same(import_adapter(ImportKind.PEFT, out, base.config).adapter, adapter)
 
 
-def test_alpha_is_the_communitys_alone_and_a_folder_holds_one_form(base: BaseModel, draw: Draw, out: Path) -> None:
+def test_alpha_is_the_communitys_alone_and_a_folder_holds_one_form(base: BaseModel, out: Path) -> None:
     export_adapter(ExportKind.PHOTON, draw(base.config, MLP), base, out)
     with pytest.raises(InvalidField, match=r"alpha is 3\.0; allowed: unset"):
         import_adapter(ImportKind.PHOTON, out, base.config, alpha=3.0)
@@ -255,7 +256,7 @@ def test_the_download_is_photons_where_that_can_carry_it() -> None:
     assert download_form(FinetuneKind.LORA_REGION, MLP) is ExportKind.PEFT
 
 
-def test_a_merged_folder_holds_the_weights_that_the_adapter_gives(base: BaseModel, draw: Draw, out: Path) -> None:
+def test_a_merged_folder_holds_the_weights_that_the_adapter_gives(base: BaseModel, out: Path) -> None:
     adapter = draw(base.config, ALL, region=False)
     export_adapter(ExportKind.MERGED, adapter, base, out)
     merged, plain = load_file(out / "model.safetensors"), load_file(base.path / "model.safetensors")
@@ -269,7 +270,7 @@ def test_a_merged_folder_holds_the_weights_that_the_adapter_gives(base: BaseMode
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", [ExportKind.MERGED, ExportKind.INT4])
-def test_a_merged_folder_answers_as_the_adapter_does(tmp_path: Path, draw: Draw, kind: ExportKind) -> None:
+def test_a_merged_folder_answers_as_the_adapter_does(tmp_path: Path, kind: ExportKind) -> None:
     """Through the files, loaded as a base; in int4 nearer to the adapter than to the base."""
     text = replace(CONFIG.text, dim=128, ff_dim=256, heads=2, kv_heads=2)
     base = load_base(
@@ -299,3 +300,52 @@ def test_a_merged_folder_answers_as_the_adapter_does(tmp_path: Path, draw: Draw,
         exact = merged_weight(base.module.get_submodule(layer).weight, layer, adapter)
         torch.testing.assert_close(merged.get_submodule(layer).weight, from_int4(to_int4(exact), (128, 256)))
         assert (found - wanted).norm() < 0.5 * (bare - wanted).norm()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("targets", [(LoraTarget.TEXT_MLP,), tuple(LoraTarget)], ids=["text", "vision too"])
+def test_a_full_finetune_is_exported_as_a_base(
+    base: BaseModel, tmp_path: Path, targets: tuple[LoraTarget, ...]
+) -> None:
+    """Its tensors in the place of the base's; what it does not train stays the base's."""
+    adapters = Adapters(share_base(base).module)
+    adapters.attach("f", LoraSettings(targets=targets), FinetuneKind.FULL)
+    for parameter in adapters.parameters("f").values():
+        parameter += 0.25
+    adapters.save("f", tmp_path / "step")
+    export_full(ExportKind.MERGED, tmp_path / "step", base, tmp_path / "out")
+    found = dict(load_base(str(tmp_path / "out"), device="cpu").module.named_parameters())
+    for name, parameter in base.module.named_parameters():
+        trained = LoraTarget.VISION in targets or not name.startswith("vision.")
+        assert torch.equal(found[name], parameter + 0.25 if trained else parameter), name
+    with pytest.raises(InvalidField, match="merged or int4"):
+        export_full(ExportKind.PHOTON, tmp_path / "step", base, tmp_path / "photon")
+    save_file({"text.wte": torch.zeros(2)}, tmp_path / "step" / "adapter_model.safetensors")
+    with pytest.raises(CheckpointCorrupt, match="does not hold the tensors of this finetune"):
+        export_full(ExportKind.MERGED, tmp_path / "step", base, tmp_path / "damaged")
+
+
+def test_an_adapter_of_another_bases_digest_is_refused(base: BaseModel, out: Path) -> None:
+    """The same shapes, other weights: only the manifest beside the files tells."""
+    adapter = draw(base.config, TEXT)
+    export_adapter(ExportKind.PEFT, adapter, base, out)
+    made_on = "sha256:" + "1" * 64
+    manifest = Manifest(
+        checkpoint_id="c",
+        finetune_id="f",
+        finetune_name="name",
+        organisation="local",
+        base="elsewhere",
+        base_digest=made_on,
+        lora=TEXT,
+        step=1,
+        adapter_digest="sha256:" + "2" * 64,
+        created_at=datetime(2026, 11, 21, tzinfo=UTC),
+        files=(),
+    )
+    (out / "manifest.json").write_text(manifest.to_json())
+    with pytest.raises(WrongBase, match=f"made on base elsewhere \\({made_on}\\); this base is {base.digest}"):
+        import_adapter(ImportKind.PEFT, out, base.config, base_digest=base.digest)
+    assert_same(import_adapter(ImportKind.PEFT, out, base.config, base_digest=made_on).adapter, adapter)
+    (out / "manifest.json").unlink()
+    assert_same(import_adapter(ImportKind.PEFT, out, base.config, base_digest=base.digest).adapter, adapter)
