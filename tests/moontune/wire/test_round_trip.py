@@ -155,6 +155,7 @@ for _name, (_skill, _ask, _answer) in INFERENCE.items():
 quick = settings(
     max_examples=25, deadline=None, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
 )
+many = settings(quick, max_examples=150)
 
 
 def over_the_wire(message):
@@ -236,5 +237,5 @@ def test_no_field_of_a_mapped_message_is_forgotten():
     declared: set[str] = set()
     for strategy, to_proto, _ in [*CASES.values(), (values.train_steps, training.train_header_to_proto, None)]:
         messages = strategy.map(to_proto)
-        quick(given(message=messages)(lambda message: note_fields(message, written, declared)))()
+        many(given(message=messages)(lambda message: note_fields(message, written, declared)))()
     assert sorted(declared - written) == []
