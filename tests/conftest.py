@@ -1,4 +1,4 @@
-"""Hypothesis for every test: the same examples on each run; `pytest --hypothesis-profile=thorough` draws 500 new ones."""
+"""Hypothesis draws the same examples on each run; `pytest --hypothesis-profile=thorough` draws 500 new ones."""
 
 from hypothesis import settings
 
