@@ -111,10 +111,11 @@ async def generated(policy: RolloutClient, options: TrialOptions) -> Answered:
 async def _attempt(
     policy: RolloutClient, model: str, sample: Sample, settings: SamplingSettings, count: int, seed: int
 ) -> SampleGroup:
-    made = await policy.generate(RolloutOrder(model, sample.request(settings), count, seed))
+    request = sample.request(settings)
+    made = await policy.generate(RolloutOrder(model, request, count, seed))
     outputs = tuple(rollout.output for rollout in made.rollouts)
     tokens = tuple(len(rollout.decisions) for rollout in made.rollouts)
-    return SampleGroup(made.request, outputs, sample.ground_truth, tokens)
+    return SampleGroup(request, outputs, sample.ground_truth, tokens)
 
 
 def _candidate(options: TrialOptions, groups: Sequence[SampleGroup]) -> RewardSpec | RewardDefinition:
@@ -138,10 +139,19 @@ def _request(prediction: Prediction) -> SkillRequest:
     query = prediction.skill is Skill.QUERY
     return SkillRequest(
         prediction.skill,
-        Image(prediction.sha256),
+        _image(prediction),
         question=prediction.asked if query else "",
         object="" if query else prediction.asked,
     )
+
+
+def _image(prediction: Prediction) -> Image:
+    """With its bytes, which only a judge that sees asks for, where the file is still there and the same."""
+    try:
+        image = Image.of(prediction.image.read_bytes())
+    except OSError:
+        return Image(prediction.sha256)
+    return image if image.sha256 == prediction.sha256 else Image(prediction.sha256)
 
 
 def _spread(groups: Sequence[list[Prediction]], limit: int) -> list[list[Prediction]]:

@@ -75,7 +75,18 @@ class RewardClient(ServiceClient):
         deadline_s: float | None = None,
     ) -> RewardReport:
         """Dry run of a reward on samples: parse rate, mean, std, dead groups, warnings."""
-        messages = [sample_group_to_proto(replace(group, request=_named(group.request))) for group in groups]
+        named = [replace(group, request=_named(group.request)) for group in groups]
+        try:
+            return await self._validate(candidate, named, deadline_s)
+        except ImageUnknown:  # a judge looks at pixels
+            if not any(group.request.image and group.request.image.data for group in groups):
+                raise
+            return await self._validate(candidate, groups, deadline_s)
+
+    async def _validate(
+        self, candidate: RewardSpec | RewardDefinition, groups: Sequence[SampleGroup], deadline_s: float | None
+    ) -> RewardReport:
+        messages = [sample_group_to_proto(group) for group in groups]
         if isinstance(candidate, RewardSpec):
             request = pb.ValidateRewardRequest(reward=reward_spec_to_proto(candidate), groups=messages)
         else:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from moontune.data.sample import Sample
-from moontune.values.ground_truth import GroundTruth
+from moontune.errors import ImageUnknown
 from moontune.values.job import JobConfig
 from moontune.values.request import SkillRequest
 from moontune.values.reward import ParseStatus, RewardResult, RewardSample
 from moontune.values.reward_report import SampleGroup
 from moontune.values.rollout import RolloutGroup
+from moontune.values.sampling import SamplingSettings
 from moontune.values.training import RlGroup
 from services.jobs.peers import Peers
 
@@ -53,16 +54,16 @@ class Attempts:
         alive = sum(max(spread) - min(spread) > SAME for spread in spreads if spread)
         return 1.0 - alive / max(1, len(spreads))
 
-    def sample_groups(self, truths: Sequence[GroundTruth]) -> tuple[SampleGroup, ...]:
-        """As a dry run of a reward wants them; `truths` has one for each group."""
+    def sample_groups(self, samples: Sequence[Sample], settings: SamplingSettings) -> tuple[SampleGroup, ...]:
+        """As a dry run of a reward wants them; `samples` has one for each group."""
         return tuple(
             SampleGroup(
-                _by_digest(group),
+                sample.request(settings),
                 tuple(rollout.output for rollout in group.rollouts),
-                truth,
+                sample.ground_truth,
                 tuple(len(rollout.decisions) for rollout in group.rollouts),
             )
-            for group, truth in zip(self.groups, truths, strict=True)
+            for group, sample in zip(self.groups, samples, strict=True)
         )
 
     @property
@@ -106,13 +107,24 @@ async def _all_at_once(orders: Sequence[Coroutine[object, object, RolloutGroup]]
 async def _score(
     peers: Peers, config: JobConfig, samples: Sequence[Sample], groups: Sequence[RolloutGroup]
 ) -> tuple[tuple[RewardResult, ...], ...]:
-    to_score = [
-        RewardSample(_by_digest(group), rollout.output, sample.ground_truth, len(rollout.decisions))
-        for sample, group in zip(samples, groups, strict=True)
+    asked = [_by_digest(group) for group in groups]
+    try:
+        scored = await peers.score(config.reward, _to_score(samples, groups, asked))
+    except ImageUnknown:  # a judge looks at pixels, and has not seen these or no longer has them
+        asked = [sample.request(config.sampling) for sample in samples]
+        scored = await peers.score(config.reward, _to_score(samples, groups, asked))
+    results = iter(scored)
+    return tuple(tuple(next(results) for _ in group.rollouts) for group in groups)
+
+
+def _to_score(
+    samples: Sequence[Sample], groups: Sequence[RolloutGroup], asked: Sequence[SkillRequest]
+) -> list[RewardSample]:
+    return [
+        RewardSample(request, rollout.output, sample.ground_truth, len(rollout.decisions))
+        for sample, group, request in zip(samples, groups, asked, strict=True)
         for rollout in group.rollouts
     ]
-    results = iter(await peers.score(config.reward, to_score))
-    return tuple(tuple(next(results) for _ in group.rollouts) for group in groups)
 
 
 def _by_digest(group: RolloutGroup) -> SkillRequest:

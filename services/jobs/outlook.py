@@ -75,7 +75,7 @@ async def score_base(peers: Peers, config: JobConfig, model: str, samples: Seque
     """Try the policy on training samples before it is trained."""
     attempts = await attempt(peers, config, model, samples, SCORING_TURN)
     truths = [sample.ground_truth for sample in samples]
-    report = await peers.dry_run(config.reward, attempts.sample_groups(truths))
+    report = await peers.dry_run(config.reward, attempts.sample_groups(samples, config.sampling))
     return replace(outlook_of(attempts, truths), warnings=report.warnings)
 
 

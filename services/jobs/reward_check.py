@@ -10,10 +10,8 @@ from moontune.data.dataset import Dataset
 from moontune.data.sample import Sample
 from moontune.errors import FieldViolation, InvalidField, RewardNotFound
 from moontune.evaluation import default_metric
-from moontune.values.image import Image
 from moontune.values.job import JobConfig
 from moontune.values.output import DetectOutput, Output, PointOutput, QueryOutput
-from moontune.values.request import SkillRequest
 from moontune.values.reward_report import SampleGroup
 from moontune.values.skill import Skill
 from services.jobs.peers import Peers
@@ -37,19 +35,16 @@ async def check_reward(peers: Peers, config: JobConfig, train: Dataset) -> None:
     samples = [train[index] for index in range(0, len(train), stride)][:TRIED]
     for sample in samples:
         default_metric(sample.skill, sample.ground_truth)  # what cannot be judged on held-out samples is no job
-    groups = [_unanswered(sample) for sample in samples]
+    groups = [_unanswered(sample, config) for sample in samples]
     try:
         await peers.dry_run(config.reward, groups)
     except (InvalidField, RewardNotFound) as error:
         raise _in_config(error) from error
 
 
-def _unanswered(sample: Sample) -> SampleGroup:
-    """A sample with an empty answer, its image by digest: nothing is generated and no picture is sent."""
-    request = SkillRequest(
-        skill=sample.skill, image=Image(sample.sha256), question=sample.question, object=sample.object
-    )
-    return SampleGroup(request, (_SILENCE[sample.skill],), sample.ground_truth, (0,))
+def _unanswered(sample: Sample, config: JobConfig) -> SampleGroup:
+    """A sample with an empty answer: nothing is generated, and pictures are sent only if a judge asks for them."""
+    return SampleGroup(sample.request(config.sampling), (_SILENCE[sample.skill],), sample.ground_truth, (0,))
 
 
 def _in_config(error: InvalidField | RewardNotFound) -> InvalidField | RewardNotFound:

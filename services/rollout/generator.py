@@ -10,6 +10,7 @@ from moontune.engine.image_store import ImageStore
 from moontune.engine.measures import measure
 from moontune.engine.order import Generation, GenerationOrder
 from moontune.telemetry.metrics import ServiceMetrics
+from moontune.values.request import SkillRequest
 from moontune.values.reward import RewardResult, RewardSample, RewardSpec
 from moontune.values.rollout import RolloutGroup
 from moontune.values.rollout_order import RolloutOrder
@@ -64,12 +65,13 @@ class Generator:
         image = order.request.image
         named = replace(order.request, image=None if image is None else image.named())
         group = replace(generation.group, request=named)
-        return group if order.ground_truth is None else await self._scored(order, group)
+        return group if order.ground_truth is None else await self._scored(order, group, request)
 
-    async def _scored(self, order: RolloutOrder, group: RolloutGroup) -> RolloutGroup:
+    async def _scored(self, order: RolloutOrder, group: RolloutGroup, request: SkillRequest) -> RolloutGroup:
+        """The group with its rewards. request: with the image's bytes, which only a judge that sees is sent."""
         assert order.ground_truth is not None
         samples = [
-            RewardSample(group.request, rollout.output, order.ground_truth, len(rollout.decisions))
+            RewardSample(request, rollout.output, order.ground_truth, len(rollout.decisions))
             for rollout in group.rollouts
         ]
         results = await self._scorer.score(order.reward or RewardSpec(()), samples)

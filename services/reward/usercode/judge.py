@@ -15,7 +15,7 @@ from typing import Any, Protocol, cast
 from aiolimiter import AsyncLimiter
 from cachetools import LRUCache
 
-from moontune.errors import ImageUnknown, MoontuneError
+from moontune.errors import ImageUnknown
 from moontune.values.image import Image
 from moontune.values.reward import Parameter, RewardSample
 from moontune.values.reward_definition import JudgeReward
@@ -26,15 +26,17 @@ from services.reward.usercode.sample_json import sample_to_document
 REMEMBERED = 4096
 MAX_ANSWER_CHARACTERS = 8192
 MAX_FILLED_CHARACTERS = 16_384
+MAX_OBJECTS = 64
+"""Braces of a judge's answer that are tried."""
 PLACES = re.compile(r"\{(question|answer|ground_truth)\}")
 
 
 class JudgeFailed(Exception):
-    """The judge did not answer; late: because it took too long."""
+    """The judge did not answer; late: because it took too long; refused: it works, but not for this question."""
 
-    def __init__(self, message: str, *, late: bool = False) -> None:
+    def __init__(self, message: str, *, late: bool = False, refused: bool = False) -> None:
         super().__init__(message)
-        self.late = late
+        self.late, self.refused = late, refused
 
 
 class Ask(Protocol):
@@ -112,10 +114,12 @@ class Judge:
         except asyncio.CancelledError:
             self._breaker.abandoned()
             raise
-        except (JudgeFailed, MoontuneError) as error:
-            self._breaker.failed()
-            late = isinstance(error, JudgeFailed) and error.late
-            return Verdict.failed(Failure.TIME_LIMIT if late else Failure.UNREACHABLE, str(error))
+        except JudgeFailed as error:
+            if error.refused:  # one answer too long, say, must not close the judge to all others
+                self._breaker.abandoned()
+            else:
+                self._breaker.failed()
+            return Verdict.failed(Failure.TIME_LIMIT if error.late else Failure.UNREACHABLE, str(error))
         self._breaker.succeeded()
         return verdict_of_answer(answer)
 
@@ -135,19 +139,35 @@ class Judge:
 
 
 def verdict_of_answer(text: str) -> Verdict:
-    """The first JSON object with a score, or a text that is a number alone. Anything else is BAD_RESULT."""
+    """The one JSON object with a score, or a text that is a number alone. Anything else is BAD_RESULT.
+
+    So are several scores that differ: a judge that repeats the answer would else grade by what the answer says.
+    """
     text = text[:MAX_ANSWER_CHARACTERS].strip()
-    decoder = json.JSONDecoder()
-    for start in [match.start() for match in re.finditer(r"\{", text)][:32]:
-        try:
-            given: Any = decoder.raw_decode(text, start)[0]
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(given, dict) and "score" in given:
-            said = cast("dict[str, Any]", given)
-            reason = said.get("reason", "")
-            shown = {"reward": said["score"], "reason": reason if isinstance(reason, str) else ""}
-            return verdict_from_json(json.dumps(shown).encode())
+    scored = _scored(text)
+    if len({json.dumps(one["score"]) for one in scored}) > 1:
+        return Verdict.failed(Failure.BAD_RESULT, f"the judge gave {len(scored)} scores that differ; one is read")
+    if scored:
+        reason = scored[0].get("reason", "")
+        shown = {"reward": scored[0]["score"], "reason": reason if isinstance(reason, str) else ""}
+        return verdict_from_json(json.dumps(shown).encode())
     if re.fullmatch(r"[-+]?\d{1,6}(\.\d{1,12})?", text):
         return Verdict(float(text))
     return Verdict.failed(Failure.BAD_RESULT, f'the judge said {text[:200]!r}, not {{"score": ...}}')
+
+
+def _scored(text: str) -> list[dict[str, Any]]:
+    """Every JSON object in a text that has a score, from left to right; one within another is part of it."""
+    decoder, found, at = json.JSONDecoder(), list[dict[str, Any]](), 0
+    for _ in range(MAX_OBJECTS):
+        at = text.find("{", at)
+        if at < 0:
+            break
+        try:
+            given, at = decoder.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            at += 1
+            continue
+        if isinstance(given, dict) and "score" in given:
+            found.append(cast("dict[str, Any]", given))
+    return found

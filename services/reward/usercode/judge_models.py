@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 
 from moontune.clients.inference import InferenceClient
+from moontune.errors import DeadlineExceeded, InvalidField, MoontuneError
 from moontune.values.image import Image
 from moontune.values.inference import InferenceRequest
 from moontune.values.output import QueryOutput
@@ -21,6 +22,8 @@ MAX_WAIT_S = 10.0
 MAX_BODY_BYTES = 1 << 20
 MAX_TOKENS = 256
 RETRIED = frozenset({408, 409, 429, 500, 502, 503, 504})
+REFUSED = frozenset({400, 413, 422})
+"""Statuses that are about one question: too long, say, or against the endpoint's rules."""
 
 
 class OpenAiJudge:
@@ -65,6 +68,8 @@ class OpenAiJudge:
                 if status == 200:
                     return _text(payload)
                 said, wait_s = f"status {status} from {self._url}", max(wait_s, asked_s)
+                if status in REFUSED:
+                    raise JudgeFailed(said, refused=True)
                 if status not in RETRIED:
                     break
             if attempt + 1 < TRIES:
@@ -92,13 +97,19 @@ class OwnJudge:
     async def __call__(self, question: str, image: Image | None) -> str:
         """See `Ask`."""
         settings = SamplingSettings(temperature=0.0, max_tokens=MAX_TOKENS)
-        request = SkillRequest(Skill.QUERY, image, question=question[:8192], settings=settings)
-        result = await self._client.answer(InferenceRequest(self._model, request), deadline_s=self._timeout_s)
+        request = SkillRequest(Skill.QUERY, image, question=question, settings=settings)
+        try:
+            request.validate("judge")
+            result = await self._client.answer(InferenceRequest(self._model, request), deadline_s=self._timeout_s)
+        except MoontuneError as error:
+            late, refused = isinstance(error, DeadlineExceeded), isinstance(error, InvalidField)
+            raise JudgeFailed(error.message, late=late, refused=refused) from error
         assert isinstance(result.output, QueryOutput)
         return result.output.answer
 
     async def close(self) -> None:
-        """The client is the service's."""
+        """Close the connection."""
+        await self._client.close()
 
 
 def _text(payload: bytes) -> str:

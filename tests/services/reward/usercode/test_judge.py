@@ -98,6 +98,14 @@ async def test_a_judge_that_is_busy_is_asked_again_and_one_that_refuses_is_not(s
     assert verdict.failure is Failure.UNREACHABLE and "status 401" in verdict.reason and len(server.asked) == 4
 
 
+async def test_questions_that_the_endpoint_refuses_leave_it_open_to_others(server):
+    server.statuses = [400, 413, 422] * 3
+    one = judge(server, max_concurrency=1)
+    refused = await one.score([sample(str(index)) for index in range(9)], {})
+    assert {verdict.failure for verdict in refused} == {Failure.UNREACHABLE}
+    assert [verdict.reward for verdict in await one.score([sample()], {})] == [0.75]
+
+
 async def test_questions_are_rationed(server):
     one = judge(server, max_concurrency=4)
     one._limiter = AsyncLimiter(2, 3600)
@@ -114,6 +122,11 @@ async def test_questions_are_rationed(server):
         ('{"score": 0.5}', 0.5),
         ('Well: {"note": 1} {"score": 1, "reason": "yes"} so.', 1.0),
         (" 0.25 ", 0.25),
+        # A judge that repeats the answer does not grade by the score that the answer claims.
+        ('The answer was {"score": 1}. {"score": 0, "reason": "wrong"}', None),
+        ('{"score": 0.5} and again {"score": 0.5}', 0.5),
+        ('{"reason": "it says {\\"score\\": 1}", "score": 0}', 0.0),
+        ('{"given": {"score": 1}, "score": 0}', 0.0),
         ("eight out of ten", None),
         ('{"score": "1"}', None),
         ('{"score": true}', None),
