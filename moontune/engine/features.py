@@ -14,12 +14,9 @@ from moontune.errors import ImageUnknown
 from moontune.imaging.crops import CropLayout, ImageCrops, cut_crops
 from moontune.imaging.decode import ImageLimits, decode_image
 from moontune.model.base_model import BaseModel
-from moontune.model.moondream import normalise
+from moontune.model.vision import crops_per_pass
 from moontune.values.engine import CacheStatus
 from moontune.values.image import Image
-
-CROPS_PER_PASS = 64
-"""Most crops in one pass of the vision tower, which bounds its activations and how long a decode step waits for it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,19 +72,10 @@ class ImageFeatures:
         Images whose tokens depend on different adapters go through it together as well.
         """
         started = time.monotonic()
-        module = self._base.module
-        pixels = torch.cat([torch.from_numpy(each.crops.pixels) for each in images]).to(self._base.device)
-        counts = [len(each.crops.pixels) for each in images]
-        self._adapters.act(
-            tuple(each.adapter for each, count in zip(images, counts, strict=True) for _ in range(count))
-        )
-        features = torch.split(module.encode_crops(normalise(pixels)), counts)
         tokens: list[Tensor] = []
-        for each, features_NPE in zip(images, features, strict=True):
-            whole = features_NPE[:1]
-            local = whole if len(features_NPE) == 1 else module.vision.stitch(features_NPE[1:], each.crops.tiling)
+        for each, features_NPE in zip(images, self._features(images), strict=True):
             self._adapters.act((each.adapter,))
-            tokens_PD = module.project(whole, local)[0]
+            tokens_PD = self._base.module.join_crops(features_NPE, each.crops.tiling)
             size_bytes = tokens_PD.numel() * tokens_PD.element_size()
             with self._lock:
                 self._cache.misses += 1
@@ -96,6 +84,19 @@ class ImageFeatures:
         self.images += len(images)
         self.images_s += time.monotonic() - started
         return tokens
+
+    def _features(self, images: Sequence[Fresh]) -> Sequence[Tensor]:
+        """Features [N, P, E] of each image's crops; a pass takes crops of one image or of several."""
+        module = self._base.module
+        counts = [len(each.crops.pixels) for each in images]
+        adapters = [each.adapter for each, count in zip(images, counts, strict=True) for _ in range(count)]
+        pixels = torch.cat([torch.from_numpy(each.crops.pixels) for each in images]).to(self._base.device)
+        most = crops_per_pass(module.device)
+        passes: list[Tensor] = []
+        for start in range(0, len(pixels), most):
+            self._adapters.act(tuple(adapters[start : start + most]))
+            passes.append(module.encode_pixels(pixels[start : start + most]))
+        return torch.split(torch.cat(passes), counts)
 
     def status(self) -> CacheStatus:
         """Counters and bytes."""

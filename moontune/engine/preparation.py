@@ -10,11 +10,14 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from moontune.engine.entry import Entry
-from moontune.engine.features import CROPS_PER_PASS, Fresh, ImageFeatures
+from moontune.engine.features import Fresh, ImageFeatures
 from moontune.engine.kv_pool import PrefixKv
 from moontune.engine.prefixes import Prefixes, Wanted
 from moontune.engine.scheduler import Start
 from moontune.imaging.crops import ImageCrops
+
+CROPS_AT_ONCE = 64
+"""Most crops that are encoded before the next decode step, but for one image of more."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -109,7 +112,7 @@ class Preparation:
                     entry.image = tokens_PD
                     continue
                 crops += len(entry.image.pixels) if key not in fresh else 0
-                if fresh and crops > CROPS_PER_PASS:
+                if fresh and crops > CROPS_AT_ONCE:
                     break
                 fresh.setdefault(key, []).append(entry)
         return fresh

@@ -17,17 +17,24 @@ KNOWN = ("cpu", "cuda", "mps", "npu", "xpu")
 def choose_device(wanted: str | None = None) -> str:
     """The device to run on: the one named ("cpu", "cuda", "cuda:1", ...), else the accelerator, else the CPU.
 
-    Raises InvalidField for a device that this machine does not have.
+    Of several ranks under torchrun each takes its own accelerator, unless one is named by its number. Raises InvalidField
+    for a device that this machine does not have.
     """
     present = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if wanted is None:
-        return present.type if present is not None else "cpu"
+        return _own(present.type) if present is not None else "cpu"
     kind, _, index = wanted.partition(":")
     available = ("cpu",) if present is None else ("cpu", present.type)
     known = kind in KNOWN and kind in available and (not index or index.isdecimal())
     if not known or (index and kind != "cpu" and int(index) >= torch.accelerator.device_count()):
         raise InvalidField.of("device", wanted, f"one of {', '.join(available)} on this machine, or unset")
-    return wanted
+    return wanted if index else _own(wanted)
+
+
+def _own(kind: str) -> str:
+    """The accelerator of this kind that torchrun's rank has: the one with its number on this machine."""
+    rank = os.environ.get("LOCAL_RANK", "")
+    return f"{kind}:{rank}" if kind != "cpu" and rank.isdecimal() else kind
 
 
 def default_dtype(device: str) -> torch.dtype:

@@ -19,17 +19,13 @@ from moontune.model.moondream import Moondream
 from moontune.model.prompt import Prompt, build_prompt
 from moontune.model.scoring import ScoredBatch, ScoringGroup
 from moontune.model.tokenizer import Tokenizer
+from moontune.model.vision import crops_per_pass
 from moontune.values.finetune import LoraTarget
 from moontune.values.geometry import Box, Point
 from moontune.values.output import Output
 from moontune.values.request import SkillRequest
 from moontune.values.rollout import Decision, Head
 from moontune.values.skill import Skill
-
-CROPS_PER_PASS = {"cpu": 3}
-"""Most crops in one pass of the vision tower, by kind of device: what keeps its activations in a CPU's caches."""
-MANY_CROPS = 64
-"""On any other device: what bounds the activations' memory."""
 
 
 class MoondreamFamily:
@@ -88,10 +84,7 @@ class MoondreamFamily:
             return []
         pixels = torch.cat([torch.from_numpy(crops.pixels) for crops in images]).to(self.device)
         features_NPE = torch.cat(
-            [
-                self.module.encode_pixels(part)
-                for part in torch.split(pixels, CROPS_PER_PASS.get(self.device.type, MANY_CROPS))
-            ]
+            [self.module.encode_pixels(part) for part in torch.split(pixels, crops_per_pass(self.device))]
         )
         parts = torch.split(features_NPE, [len(crops.pixels) for crops in images])
         return [self.module.join_crops(part, crops.tiling) for part, crops in zip(parts, images, strict=True)]

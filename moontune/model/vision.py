@@ -73,6 +73,11 @@ class Vision(nn.Module):
         return tiles.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)
 
 
+def crops_per_pass(device: torch.device) -> int:
+    """Most crops in one pass of the tower: on the CPU what keeps activations in its caches, else what bounds memory."""
+    return 3 if device.type == "cpu" else 64
+
+
 def _between_seams(tile: Tensor, index: int, count: int, margin: int, axis: int) -> Tensor:
     """Drop the margin on each side of `axis` where a neighbour follows; the image's own borders stay."""
     start = margin if index > 0 else 0
