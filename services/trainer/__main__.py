@@ -16,7 +16,8 @@ def worker(settings: TrainerSettings) -> WorkerSpec:
     """The model worker: the base, the learner on it, and the forms that adapters come and go in."""
     return WorkerSpec(
         base=settings.base,
-        device=settings.device,
+        # A base that is divided need not fit the device: it is loaded beside it, and goes there block by block.
+        device="cpu" if settings.shard_base else settings.device,
         threads=settings.threads,
         components=COMPONENTS,
         options={"learner": settings.learner},

@@ -26,6 +26,8 @@ class TrainerSettings(ServiceSettings):
     image_cache_bytes: int = Field(256 * 2**20, ge=0, description="Bytes of image embeddings kept in a step.")
     pass_memory_bytes: int = Field(0, ge=0, description="Activations of one pass; above 0 it decides micro_tokens.")
     recompute: bool = Field(False, description="Compute activations again for the backward: less memory, more time.")
+    autocast: bool = Field(False, description="Compute the body in bf16; weights, moments and heads stay fp32.")
+    shard_base: bool = Field(False, description="Under torchrun: divide the base's blocks among the ranks (FSDP2).")
     finetune_memory_bytes: int = Field(0, ge=0, description="For finetunes in memory; 0 is half of the device's.")
     most_watchers: int = Field(256, ge=1, le=65536, description="WatchFinetune calls at a time.")
     import_bytes: int = Field(8 * 2**30, ge=1, description="Most bytes of the files of one ImportAdapter.")
@@ -53,4 +55,7 @@ class TrainerSettings(ServiceSettings):
             self.pass_memory_bytes,
             self.recompute,
             self.finetune_memory_bytes,
+            self.autocast,
+            self.shard_base,
+            self.device,
         )

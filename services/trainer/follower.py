@@ -3,11 +3,11 @@
 import threading
 
 from moontune.errors import MoontuneError
-from moontune.model.base_model import BaseModel, share_base
+from moontune.model.base_model import BaseModel
 from moontune.telemetry.logs import get_logger
 from services.trainer.gang import TorchGang
-from services.trainer.learner import Learner
-from services.trainer.orders import LearnerOptions, TrainOrder
+from services.trainer.learner import Learner, learner_of
+from services.trainer.orders import LearnerOptions, ScoreOrder, TrainOrder
 from services.trainer.ranks import Ranks
 
 log = get_logger(__name__)
@@ -34,6 +34,8 @@ class Follower:
             try:
                 if isinstance(order, TrainOrder):
                     self._learner.train(Uncancelled(), order)
+                elif isinstance(order, ScoreOrder):
+                    self._learner.attend()
                 elif isinstance(order, str):
                     self._learner.forget(Uncancelled(), order)
             except MoontuneError as error:
@@ -46,4 +48,4 @@ class Follower:
 def build(base: BaseModel, options: LearnerOptions) -> Follower:
     """The component's factory; returns once every rank is there."""
     gang = TorchGang(Ranks(), base.device)
-    return Follower(Learner(share_base(base), options, gang), gang)
+    return Follower(learner_of(base, options, gang), gang)

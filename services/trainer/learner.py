@@ -13,6 +13,7 @@ from moontune.model.lora import Adapters
 from moontune.telemetry.names import TrainKey
 from moontune.values.finetune import Finetune, LoraTarget
 from moontune.values.logprobs import DecisionScore
+from services.trainer.autocast import autocast_body
 from services.trainer.batch import BatchPlan, plan_batch
 from services.trainer.gang import Alone, Gang, TorchGang
 from services.trainer.health import StepHealth
@@ -34,6 +35,7 @@ from services.trainer.prepared import StepGroups
 from services.trainer.ranks import Ranks
 from services.trainer.recompute import Recompute
 from services.trainer.scores import score_spool
+from services.trainer.shards import Shards, Undivided, divide
 from services.trainer.spool import Spool
 from services.trainer.step_folder import write_step
 
@@ -46,7 +48,15 @@ def build(base: BaseModel, options: LearnerOptions) -> "Learner":
     """The component's factory: its own module tree over the worker's base. Under torchrun it waits for all ranks."""
     ranks = Ranks()
     gang = TorchGang(ranks, base.device) if ranks.world_size > 1 else Alone()
-    return Learner(share_base(base), options, gang)
+    return learner_of(base, options, gang)
+
+
+def learner_of(base: BaseModel, options: LearnerOptions, gang: Gang) -> "Learner":
+    """A rank's learner on a module tree of its own, with the base divided among the ranks where that is set."""
+    own, shards = share_base(base), Undivided()
+    if options.shard_base:
+        own, shards = divide(own, gang, options.device)
+    return Learner(own, options, gang, shards)
 
 
 class Learner:
@@ -54,16 +64,20 @@ class Learner:
 
     worker_threads = 1
 
-    def __init__(self, base: BaseModel, options: LearnerOptions, gang: Gang | None = None) -> None:
+    def __init__(
+        self, base: BaseModel, options: LearnerOptions, gang: Gang | None = None, shards: Shards | None = None
+    ) -> None:
         self._base = base
         self._options = options
-        self._gang = gang or Alone()
+        self._gang, self._shards = gang or Alone(), shards or Undivided()
         self._adapters = Adapters(base.module)
         budget_bytes = options.finetune_bytes or default_budget(base.device)
         self._live = LiveFinetunes(self._adapters, options.live_finetunes, budget_bytes)
         self._micro_tokens = options.micro_tokens
         if options.pass_bytes:
             self._micro_tokens = pass_positions(base.config, options.pass_bytes, LEAST_POSITIONS)
+        if options.autocast:
+            autocast_body(base.module, base.device)
         blocks = [*base.module.text.blocks, *base.module.vision.blocks]
         self._recompute = Recompute(blocks, 0 if options.recompute else self._micro_tokens)
 
@@ -71,6 +85,7 @@ class Learner:
         """Write step 0 of a new finetune."""
         del ctx
         self._check_base(order.finetune)
+        self._shards.check(order.finetune)
         with told_when_out(f"creating finetune {order.finetune.name!r}"):
             live = self._live.create(order.finetune, order.source)
         try:
@@ -118,16 +133,28 @@ class Learner:
         """Log-probability and entropy of every decision of every rollout, group after group."""
         if order.finetune is None:
             self._adapters.activate(None)
-            return score_spool(ctx, self._base, Spool(Path(order.spool)), order.groups, self._options)
+            return self._scored(ctx, order)
         self._check_base(order.finetune)
         live = self._live.take(order.finetune, Path(order.folder))
         try:
             self._adapters.activate(order.finetune.id)
-            with told_when_out("scoring"):
-                return score_spool(ctx, self._base, Spool(Path(order.spool)), order.groups, self._options)
+            return self._scored(ctx, order)
         finally:
             self._adapters.activate(None)
             self._live.keep(live, Path(order.folder))
+
+    def attend(self) -> None:
+        """Gather along while the leader scores; on the ranks that follow, where the base is divided."""
+        self._shards.finish()
+
+    def _scored(self, ctx: Cancellable, order: ScoreOrder) -> tuple[tuple[DecisionScore, ...], ...]:
+        if self._shards.divided:
+            self._gang.share(order)
+        try:
+            with told_when_out("scoring"):
+                return score_spool(ctx, self._base, Spool(Path(order.spool)), order.groups, self._options)
+        finally:
+            self._shards.finish()
 
     def forget(self, ctx: Cancellable, finetune_id: str) -> None:
         """Let go of a deleted or restored finetune."""
@@ -171,7 +198,7 @@ class Learner:
         try:
             groups = self._groups(order)
             one_pass = BatchPass(self._base, self._adapters, groups, images, settings, health, self._recompute)
-            optimise(ctx, one_pass, plan.groups, live, settings, health, self._gang, self._micro_tokens)
+            optimise(ctx, one_pass, plan.groups, live, settings, health, self._gang, self._shards, self._micro_tokens)
         finally:
             live.optimiser.zero_grad(set_to_none=True)
             self._adapters.activate(None)

@@ -1,12 +1,13 @@
 """The optimiser's part of a step: passes over this rank's groups, the gang's gradient, clip, and one step each."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
 
-from moontune.errors import Cancelled, MoontuneError, NonFiniteStep
+from moontune.errors import Cancelled, Internal, MoontuneError, NonFiniteStep
+from moontune.telemetry.logs import get_logger
 from moontune.telemetry.names import TrainKey
 from moontune.values.training import TrainSettings
 from services.trainer.batch import Piece, PlannedGroup, micro_batches
@@ -15,6 +16,9 @@ from services.trainer.health import StepHealth
 from services.trainer.live import LiveFinetune
 from services.trainer.memory import told_when_out
 from services.trainer.passes import BatchPass, Cancellable, named
+from services.trainer.shards import Shards
+
+log = get_logger(__name__)
 
 
 def optimise(
@@ -25,6 +29,7 @@ def optimise(
     settings: TrainSettings,
     health: StepHealth,
     gang: Gang,
+    shards: Shards,
     micro_tokens: int,
 ) -> None:
     """Change the finetune in place by one step; every rank changes it alike.
@@ -35,7 +40,9 @@ def optimise(
     batches = list(micro_batches(share_of(groups, gang.rank, gang.size), micro_tokens))
     for _ in range(settings.passes):
         live.optimiser.zero_grad(set_to_none=True)
-        raise_first(gang, _accumulate(ctx, one_pass, batches, live.parameters))
+        failure = _told(gang, lambda: _accumulate(ctx, one_pass, batches, live.parameters))
+        shards.finish(failure)
+        raise_first(gang, failure)
         with health.timed(TrainKey.SECONDS_OPTIMISER):
             gang.reduce(live.parameters)
             with told_when_out("taking the optimiser's step"):
@@ -50,6 +57,17 @@ def raise_first(gang: Gang, failure: MoontuneError | None) -> None:
     failures = [each for each in gang.gather(failure) if each is not None]
     if failures:
         raise failure or failures[0]
+
+
+def _told(gang: Gang, work: Callable[[], MoontuneError | None]) -> MoontuneError | None:
+    """What `work` finds; a bug of ours too where other ranks wait for this one's answer."""
+    try:
+        return work()
+    except Exception:
+        if gang.size == 1:
+            raise
+        log.exception("a pass failed", rank=gang.rank)
+        return Internal(f"a pass failed on rank {gang.rank}, whose log says why; the step was not applied")
 
 
 def _accumulate(

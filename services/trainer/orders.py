@@ -22,6 +22,8 @@ class LearnerOptions:
     finetune_bytes: for finetunes in memory with gradients and moments; 0 is half of the device's.
     live_finetunes: how many finetunes stay in memory with their optimiser state.
     image_cache_bytes: most bytes of image embeddings kept within a step.
+    autocast: the body's matrix products in bf16, everything that is kept in fp32.
+    shard_base: each of several ranks holds its part of the base; `device` is then where (None: the best there is).
     """
 
     micro_tokens: int = 4096
@@ -30,6 +32,9 @@ class LearnerOptions:
     pass_bytes: int = 0
     recompute: bool = False
     finetune_bytes: int = 0
+    autocast: bool = False
+    shard_base: bool = False
+    device: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,8 @@
 """Run under torchrun by test_ranks.py: a learner over the gang, without the service around it; writes what came of it.
 
 python ranks_script.py BASE OUT STEPS PRECISION
+
+PRECISION: single, double, or divided: single, with the base's blocks divided among the ranks and many small passes.
 """
 
 import pickle
@@ -14,8 +16,8 @@ from moontune.model.base_model import load_base, share_base
 from moontune.values.skill import Skill
 from moontune.values.training import LossKind, TrainSettings
 from services.trainer.gang import Alone, TorchGang
-from services.trainer.learner import Learner
-from services.trainer.orders import LearnerOptions
+from services.trainer.learner import Learner, learner_of
+from services.trainer.orders import LearnerOptions, ScoreOrder
 from services.trainer.ranks import Ranks
 from tests.services.trainer.made import Bench, Calling, policy_of, rl_group, sft_group
 
@@ -29,7 +31,11 @@ def main() -> None:
         torch.Tensor.float = torch.Tensor.double
         torch.set_default_dtype(torch.float64)
     gang = TorchGang(ranks, "cpu") if ranks.world_size > 1 else Alone()
-    learner = Learner(share_base(base), LearnerOptions(), gang)
+    options = LearnerOptions(micro_tokens=64, recompute=True) if precision == "divided" else LearnerOptions()
+    if precision == "divided" and ranks.world_size > 1:
+        learner = learner_of(base, replace(options, shard_base=True, device="cpu"), gang)
+    else:
+        learner = Learner(share_base(base), options, gang)
     folder = Path(out) / f"rank-{ranks.rank}"
     bench = Bench(base, folder, learner=learner)  # each rank writes its own step 0, from the same seed
     if precision == "double":
@@ -54,7 +60,22 @@ def main() -> None:
         bench.step_folder = Path(order.new_folder)  # written by rank 0 alone; in memory on all
         bench.finetune = replace(bench.finetune, step=step + 1)
     found = {name: parameter.detach().clone() for name, parameter in live.parameters.items()}
+    if precision == "divided":
+        Path(out, f"divided-{ranks.rank}.pickle").write_bytes(pickle.dumps(divided(bench, groups[:2])))
     Path(out, f"result-{ranks.rank}.pickle").write_bytes(pickle.dumps((gradients, found, metrics)))
+
+
+def divided(bench: Bench, groups) -> tuple[dict[str, int], object]:
+    """Bytes of the base's text blocks here; on rank 0 also the groups' scores, while the others attend."""
+    learner, scores = bench.learner, None
+    base = {name: p for name, p in learner._base.module.text.blocks.named_parameters() if "lora" not in name}
+    held = {name: getattr(p, "to_local", lambda p=p: p)().nbytes for name, p in base.items()}
+    if learner._gang.rank:
+        learner.attend()
+    else:
+        spool = str(bench.spool(groups).folder)
+        scores = learner.score(Calling(), ScoreOrder(bench.finetune, str(bench.step_folder), spool, len(groups)))
+    return held, scores
 
 
 def flat(tensors) -> torch.Tensor:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,9 @@ import torch
 
 from moontune.clients.retry import RetryPolicy
 from moontune.clients.trainer import TrainerClient
-from moontune.errors import Unavailable
-from moontune.values.finetune import Finetune, LoraSettings, NewFinetune
+from moontune.errors import InvalidField, Unavailable
+from moontune.values.finetune import Finetune, FinetuneKind, LoraSettings, NewFinetune
+from moontune.values.logprobs import RolloutBatch
 from moontune.values.model_ref import PolicyVersion
 from moontune.values.skill import Skill
 from moontune.values.training import TrainSettings, TrainStep
@@ -74,6 +76,26 @@ def test_two_ranks_are_one(base: Path, tmp_path: Path, precision: str, steps: in
         assert figures[name] == pytest.approx(metrics[0][name], rel=1e-4, abs=1e-6), name
 
 
+@pytest.mark.slow
+def test_a_divided_base_gives_the_same_step(base: Path, tmp_path: Path) -> None:
+    """FSDP2 over the frozen blocks: other numbers of passes on each rank, a reference, recomputation, and a score."""
+    ((gradients, _, _),) = results(base, tmp_path / "one", 1, 2, "divided")
+    both = results(base, tmp_path / "two", 2, 2, "divided")
+    for theirs, _, _ in both:
+        assert (theirs[0] - gradients[0]).norm() < 1e-6 * gradients[0].norm()
+    assert all(torch.equal(a, b) for a, b in zip(both[0][0], both[1][0], strict=True))
+    assert norm_of_difference(both[0][1], both[1][1]) == 0.0
+    ((whole, alone),) = [pickle.loads((tmp_path / "one" / "divided-0.pickle").read_bytes())]
+    parts = [pickle.loads((tmp_path / "two" / f"divided-{rank}.pickle").read_bytes()) for rank in range(2)]
+    assert {name: sum(held[name] for held, _ in parts) for name in whole} == whole
+    for held, _ in parts:
+        assert sum(held.values()) == pytest.approx(sum(whole.values()) / 2, rel=0.02)
+    scores = parts[0][1]
+    assert [len(each) for each in scores] == [len(each) for each in alone]
+    for mine, other in zip(scores, alone, strict=True):
+        assert [each.logprob for each in mine] == pytest.approx([each.logprob for each in other], abs=1e-3)
+
+
 def planned(index: int, positions: int) -> PlannedGroup:
     return PlannedGroup(index, False, Skill.QUERY, "", "", (1,), (0.0,), (True,), 10, (positions,), 8)
 
@@ -89,8 +111,8 @@ def test_groups_are_shared_by_their_length() -> None:
 class GangOfTwo:
     """`python -m services.trainer` under torchrun. Its ranks have sessions of their own: found by a mark they carry."""
 
-    def __init__(self, folder: Path, base: Path) -> None:
-        self.trainer = TrainerProcess(base, folder / "data", GANG_TEST=str(folder))
+    def __init__(self, folder: Path, base: Path, **settings: str) -> None:
+        self.trainer = TrainerProcess(base, folder / "data", GANG_TEST=str(folder), **settings)
         self.trainer.wrapper = (*TORCHRUN, "--no-python")
         self._mark = f"GANG_TEST={folder}".encode()
 
@@ -165,3 +187,24 @@ async def test_a_rank_killed_in_a_step_fails_it_cleanly_and_training_goes_on(gan
         for number, digest in enumerate(digests, 1):
             result = await client.train_step(long_step(straight, number, f"straight-{number}"))
             assert result.adapter_digest == digest
+
+
+@pytest.mark.slow
+async def test_a_divided_base_behind_the_service(tmp_path: Path, base: Path) -> None:
+    made = GangOfTwo(tmp_path, base, MOONTUNE_TRAINER_SHARD_BASE="true")
+    try:
+        made.trainer.start()
+        async with TrainerClient(made.trainer.address) as client:
+            with pytest.raises(InvalidField, match=r"kind.*full.*allowed: lora or lora\+region"):
+                await client.create_finetune(NewFinetune("full", "full", kind=FinetuneKind.FULL))
+            finetune = await client.create_finetune(NewFinetune("one", "divided", lora=LoraSettings(4)))
+            for number in (1, 2):
+                step = long_step(finetune, number, f"step-{number}")
+                result = await client.train_step(replace(step, settings=TrainSettings(learning_rate=1e-3)))
+                assert (result.step, result.applied) == (number, True)
+                # A score of the leader alone between steps of all.
+                batch = RolloutBatch(step.groups[0].request, step.groups[0].rollouts)
+                scores = await client.compute_logprobs([batch], finetune_id=finetune.id)
+                assert len(scores.rollouts) == len(batch.rollouts)
+    finally:
+        made.kill()
