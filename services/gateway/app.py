@@ -25,7 +25,7 @@ from services.gateway.links import LinkSigner
 from services.gateway.model_names import ModelNames
 from services.gateway.readiness import Readiness
 from services.gateway.record import RecordSigner
-from services.gateway.remote_images import RemoteImages
+from services.gateway.remote_images import GuardedNetwork, RemoteImages, allowed_addresses
 from services.gateway.routes import (
     chat,
     checkpoints,
@@ -67,7 +67,7 @@ def create_app(settings: GatewaySettings, metrics: ServiceMetrics | None = None)
                 await asyncio.to_thread(keys.close)
 
     app = FastAPI(title="moontune", version=version("moontune"), description=DESCRIPTION, lifespan=lifespan)
-    for module in (health, models, inference, chat, finetunes, checkpoints, downloads, train_logs, rollouts, training):
+    for module in (inference, rollouts, training, chat, finetunes, checkpoints, downloads, train_logs, models, health):
         app.include_router(module.router)
     app.add_exception_handler(MoontuneError, errors.on_moontune)
     app.add_exception_handler(RequestValidationError, errors.on_validation)
@@ -104,9 +104,14 @@ async def _state(settings: GatewaySettings, counters: DeliveryCounters) -> Gatew
         counters=counters,
         signer=RecordSigner(signing),
         links=LinkSigner(signing),
-        images=ImageReader(settings.image_bytes, RemoteImages(settings.image_hosts, settings.image_bytes)),
+        images=ImageReader(settings.image_bytes, _remote_images(settings)),
         rollouts=HeldResults(settings.held_s),
     )
+
+
+def _remote_images(settings: GatewaySettings) -> RemoteImages:
+    network = GuardedNetwork(allowed_addresses(settings.image_networks))
+    return RemoteImages(settings.image_hosts, settings.image_bytes, network, settings.image_ports)
 
 
 def _targets(settings: GatewaySettings) -> dict[str, Target]:

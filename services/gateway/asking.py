@@ -5,9 +5,8 @@ from dataclasses import replace
 
 from fastapi import Request
 
-from moontune.errors import InvalidField, NotImplementedYet
-from moontune.values.inference import InferenceEvent, InferenceResult, TextDelta
-from moontune.values.output import CaptionOutput, QueryOutput
+from moontune.errors import InvalidField
+from moontune.values.inference import InferenceEvent, InferenceResult
 from moontune.values.request import SkillRequest
 from moontune.values.sampling import inference_defaults
 from moontune.values.skill import Skill
@@ -55,23 +54,11 @@ async def streamed(
     The first is awaited here, so that an error before it is an ordinary answer with its status.
     """
     events = state.upstream.stream_answer(model, asked)
-    try:
-        return await while_connected(request, _next(events)), events
-    except NotImplementedYet:
-        # An inference service that does not stream: the whole answer as one piece is the same to the client.
-        events = _as_one_piece(await answered(request, state, model, asked))
-        return await _next(events), events
+    return await while_connected(request, _next(events)), events
 
 
 async def _next(events: AsyncGenerator[InferenceEvent, None]) -> InferenceEvent:
     return await anext(events)
-
-
-async def _as_one_piece(result: InferenceResult) -> AsyncGenerator[InferenceEvent, None]:
-    output = result.output
-    text = output.answer if isinstance(output, QueryOutput) else ""
-    yield TextDelta(output.caption if isinstance(output, CaptionOutput) else text)
-    yield result
 
 
 def answer_json(result: InferenceResult, request_id: str) -> Json:

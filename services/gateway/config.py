@@ -1,5 +1,6 @@
 """Settings of the gateway. Environment prefix MOONTUNE_GATEWAY_."""
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,6 +36,11 @@ class GatewaySettings(ServiceSettings):
         default_factory=list,
         description='Hosts whose images are fetched by http(s) URL; ["*"]: every public one; empty: none.',
     )
+    image_networks: list[IPv4Network | IPv6Network] = Field(
+        default_factory=list,
+        description='Your own networks that these hosts may be in, as ["10.0.0.0/8"]; else public addresses only.',
+    )
+    image_ports: list[int] = Field(default_factory=lambda: [80, 443], description="Ports that images are fetched from.")
     spool_dir: Path | None = Field(None, description="Folder of bodies and exports under way; unset: the system's.")
     public_url: str = Field("", description="Where callers reach the gateway, for links; empty: as they called it.")
     link_s: int = Field(3600, ge=1, description="How long a download link works.")

@@ -6,6 +6,7 @@ from typing import Any, cast
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from services.gateway.answers import ANSWER_FORMS
 from services.gateway.examples import ANSWERS, REQUESTS
 
 Schema = dict[str, Any]
@@ -56,7 +57,7 @@ def install(app: FastAPI) -> None:
 
 def _completed(document: Schema) -> Schema:
     schemas = document.setdefault("components", {}).setdefault("schemas", {})
-    for model in _extra_models.values():
+    for model in (*_extra_models.values(), *ANSWER_FORMS.values()):
         definition = model.model_json_schema(ref_template=_REF)
         schemas.update(definition.pop("$defs", {}))
         schemas[model.__name__] = definition
@@ -81,7 +82,11 @@ def _complete(operation: Schema, name: str) -> None:
     }
     responses["5XX"] = {"description": "A fault here or behind; trying again may help.", "content": error}
     if name in REQUESTS:
-        content = operation["requestBody"]["content"]["application/json"]
-        content["examples"] = {title: {"value": value} for title, value in REQUESTS[name].items()}
-    if name in ANSWERS:
-        responses["200"]["content"] = {"application/json": {"schema": {"type": "object"}, "example": ANSWERS[name]}}
+        operation["requestBody"]["content"]["application/json"]["examples"] = {
+            title: {"value": value} for title, value in REQUESTS[name].items()
+        }
+    if name in ANSWER_FORMS:
+        content: Schema = {"schema": {"$ref": _REF.format(model=ANSWER_FORMS[name].__name__)}}
+        if name in ANSWERS:
+            content["example"] = ANSWERS[name]
+        responses["200"]["content"] = {"application/json": content}

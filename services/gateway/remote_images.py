@@ -17,6 +17,7 @@ import httpcore
 from moontune.errors import ImageInvalid, ImageTooLarge, InvalidField
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 ANY_HOST = "*"
 PORTS = (80, 443)
 TIMEOUT_S = 10.0
@@ -36,6 +37,12 @@ def is_public(address: Address) -> bool:
         if inner is not None:
             return is_public(inner)
     return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def allowed_addresses(networks: Sequence[Network]) -> Callable[[Address], bool]:
+    """Which addresses may be connected to: public ones, and those of the operator's own networks."""
+    own = tuple(networks)
+    return lambda address: is_public(address) or any(address in network for network in own)
 
 
 class PrivateAddress(Exception):
@@ -110,7 +117,8 @@ class RemoteImages:
             async with asyncio.timeout(TIMEOUT_S):
                 return await self._read(url, field)
         except PrivateAddress:
-            raise InvalidField.of(field, _shown(url), "a host all of whose addresses are public") from None
+            allowed = "a host all of whose addresses are public, or in the setting image_networks"
+            raise InvalidField.of(field, _shown(url), allowed) from None
         except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, TimeoutError) as error:
             reason = f"a URL that answers within {TIMEOUT_S:.0f} s ({type(error).__name__})"
             raise ImageInvalid.of(field, _shown(url), reason) from None

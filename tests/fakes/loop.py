@@ -25,7 +25,6 @@ from moontune.errors import (
     FinetuneNotFound,
     InvalidField,
     MoontuneError,
-    NotImplementedYet,
     RequestIdReused,
 )
 from moontune.values.adapter import AdapterManifest, BundleFile, ExportManifest
@@ -285,7 +284,7 @@ def rollout_of(request: SkillRequest, policy: PolicyVersion, seed: int) -> Rollo
 class FakeInference(inference_service_pb2_grpc.InferenceServiceServicer):
     """Answers the same to every model; serves only steps that `trainer` has saved.
 
-    slow_s: before an answer. pause_s: between the pieces of a streamed one. captions, streams: whether it has them.
+    slow_s: before an answer. pause_s: between the pieces of a streamed one. captions: whether it has them.
     fails: raised after the first piece of a stream.
     """
 
@@ -293,7 +292,6 @@ class FakeInference(inference_service_pb2_grpc.InferenceServiceServicer):
     slow_s: float = 0.0
     pause_s: float = 0.0
     captions: bool = False
-    streams: bool = True
     fails: MoontuneError | None = None
     orders: list = field(default_factory=list)
     cancelled: int = 0
@@ -318,8 +316,6 @@ class FakeInference(inference_service_pb2_grpc.InferenceServiceServicer):
         return query_answer_to_proto(await self._result(request, QueryOutput("a red car")))
 
     async def StreamQuery(self, request, context):
-        if not self.streams:
-            raise NotImplementedYet("StreamQuery is not in this build")
         result = await self._result(request, QueryOutput("a red car"))
         if request.task.reasoning:
             yield query_event_to_proto(TextDelta("hm", reasoning=True))

@@ -96,13 +96,6 @@ async def test_refusals(running):
     assert running.inference.orders == []
 
 
-async def test_a_service_that_does_not_stream_gives_its_answer_as_one_piece(running):
-    running.inference.streams = False
-    lines = await events_of(running, PATH, {"messages": [turn(text("what?"))], "stream": True})
-    contents = [json.loads(line)["choices"][0]["delta"].get("content") for line in lines[:-1]]
-    assert "a red car" in contents
-
-
 async def test_captions_stream_and_a_failure_half_way_ends_the_stream_with_its_error(running):
     running.inference.captions = True
     body = {"image_url": image_url(), "length": "short", "stream": True}

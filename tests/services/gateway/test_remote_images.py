@@ -203,3 +203,26 @@ async def test_over_http_a_url_is_refused_by_default_and_fetched_where_it_is_all
         group["request"] = request
         answer = await other.client.post("/v1/tuning/train_step", json={"finetune_id": finetune_id, "groups": [group]})
         assert (answer.status_code, error_of(answer)["param"]) == (400, "groups[0].request.image_url")
+
+
+async def test_a_host_in_a_network_of_the_operators_is_fetched_from_and_in_no_other(tmp_path):
+    """Through the whole gateway, from a real server: one setting decides whether loopback is a door."""
+    async with Host(ok(PNG)) as host:
+        body = {"object": "x", "image_url": f"http://127.0.0.1:{host.port}/a.png"}
+        allowed = {"image_hosts": ["127.0.0.1"], "image_ports": [host.port]}
+        async with gateway(tmp_path, **allowed) as running:
+            answer = await running.client.post("/v1/detect", json=body)
+            assert (answer.status_code, error_of(answer)["param"]) == (400, "image_url")
+            assert "image_networks" in error_of(answer)["message"]
+            assert host.requests == []
+        async with gateway(tmp_path, **allowed, image_networks=["127.0.0.0/8"]) as running:
+            answer = await running.client.post("/v1/detect", json=body)
+            assert answer.status_code == 200, answer.text
+            assert running.inference.orders[-1].request.image.data == PNG
+            assert len(host.requests) == 1
+            elsewhere = {"object": "x", "image_url": f"http://[::1]:{host.port}/a.png"}
+            assert (await running.client.post("/v1/detect", json=elsewhere)).status_code == 400
+            finetune_id = await running.finetune()
+            asked = {"skill": "detect", **body}
+            made = await running.client.post("/v1/tuning/rollouts", json={"finetune_id": finetune_id, "request": asked})
+            assert made.json()["request"]["image_url"].startswith("data:image/png;base64,")  # a step fetches nothing
