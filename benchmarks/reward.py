@@ -6,7 +6,8 @@
     <reward>_<objects>            each built-in in batches of 32 samples, by the number of objects (words, for texts)
     match_reward_<n>, match_iou_matrix_<n>, match_scipy_alone_<n>   a matched reward beside its parts
     grpc_batch_<n>                soft F-beta of 10 boxes through the service, n samples a call, client's work included
-    python_user_code_warm, javascript_user_code_warm, ...           user code in its sandbox
+    python_user_code_warm, javascript_user_code_warm                user code in its sandbox
+    installed_plugin_warm, remote_plugin_warm, judge_warm, container_warm   the other ways, where they can be had
 
 `milliseconds` has what 8 callers at once wait for a batch of 64, and cold starts.
 """
@@ -23,6 +24,7 @@ from rich.table import Table
 
 from benchmarks.rewards.arm import rates
 from benchmarks.rewards.built_in import OBJECTS, built_in_arms, headline_arm, matching_arms
+from benchmarks.rewards.outside import measure_outside
 from benchmarks.rewards.service import BATCHES, CALLERS, measure
 from benchmarks.rewards.user_code import measure_user_code
 from services.reward.catalogue import CATALOGUE
@@ -37,7 +39,9 @@ def main() -> None:
     found = rates([headline_arm(), *matching_arms(), *built_in_arms()], options.rounds)
     by_batch, waits = asyncio.run(measure(options.rounds))
     user_code, cold_ms = asyncio.run(measure_user_code(options.rounds))
-    found |= by_batch | user_code
+    outside, outside_cold_ms = asyncio.run(measure_outside(options.rounds))
+    found |= by_batch | user_code | outside
+    cold_ms |= outside_cold_ms
     milliseconds = {"grpc_8_callers_median": waits.median_ms, "grpc_8_callers_p99": waits.p99_ms, **cold_ms}
     load = os.getloadavg()[0]
     report = {
