@@ -45,9 +45,11 @@ def up(
 ) -> None:
     """Start every service, print where each listens, restart what crashes; Ctrl-C drains and stops all."""
     console = Console(highlight=False, soft_wrap=True)
+    from moontune.model.base_folders import named_base  # pydantic takes its time, and no other command needs it
+
     root = _root(console)
     options = StackOptions(
-        base=str(Path(base).resolve()) if Path(base).is_dir() else base,
+        base=named_base(base),
         data_dir=data_dir.expanduser().resolve(),
         root=root,
         gateway_port=gateway_port,

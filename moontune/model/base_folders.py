@@ -37,6 +37,14 @@ def local_bases() -> dict[str, Path]:
     return {file.parent.name: file.parent for file in sorted(found)}
 
 
+def named_base(name_or_path: str) -> str:
+    """What names this base to a process of any working directory: its name, or its folder's absolute path.
+
+    A name goes before a folder that happens to be called the same. Raises ModelNotFound naming the bases there are.
+    """
+    return name_or_path if name_or_path in local_bases() else str(find_base(name_or_path).resolve())
+
+
 def find_base(name_or_path: str) -> Path:
     """The folder of a base; raises ModelNotFound naming the bases there are."""
     here = local_bases()
