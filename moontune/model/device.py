@@ -18,8 +18,7 @@ def choose_device(wanted: str | None = None) -> str:
     """The device to run on: the one named ("cpu", "cuda", "cuda:1", ...), else the accelerator, else the CPU.
 
     Of several ranks under torchrun each takes its own accelerator, unless one is named by its number. Raises
-    InvalidField
-    for a device that this machine does not have.
+    InvalidField for a device that this machine does not have.
     """
     present = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     if wanted is None:

@@ -64,6 +64,18 @@ class ObjectOrder(StrEnum):
     RANDOM = "random"
 
 
+class OptimiserKind(StrEnum):
+    """What turns gradients into changes of weights.
+
+    adamw: two moments a number (Loshchilov and Hutter 2019, arXiv 1711.05101). sgd: one, with beta1 as momentum.
+    adafactor: a row and a column of second moments a matrix (Shazeer and Stern 2018, arXiv 1804.04235).
+    """
+
+    ADAMW = "adamw"
+    SGD = "sgd"
+    ADAFACTOR = "adafactor"
+
+
 @dataclass(frozen=True, slots=True)
 class HeadWeight:
     """A weight for the decisions of one head."""
@@ -76,10 +88,10 @@ class HeadWeight:
 class TrainSettings:
     """Optimiser and loss parameters; they travel with each step.
 
-    learning_rate: AdamW's, 0..1. clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
+    learning_rate: the optimiser's, 0..1. clip_low, clip_high: the ratio is clipped to [1 - clip_low, 1 + clip_high].
     kl_weight: of the KL to the base (adapter off), 0 is off. entropy_weight: of the entropy bonus, 0 is off.
     normalise_std: divide group advantages by the group's standard deviation.
-    max_grad_norm: global gradient norm is clipped to this. weight_decay: AdamW's, decoupled.
+    max_grad_norm: global gradient norm is clipped to this. weight_decay: decoupled, but SGD's, added to the gradient.
     mask_band: sequence_mask keeps rollouts whose exp(mean log-ratio) is in [1 / mask_band, mask_band].
     max_staleness_steps: groups from an older policy are dropped and counted.
     sft_weight: factor of the supervised groups' loss beside the RL one.
@@ -93,7 +105,9 @@ class TrainSettings:
     object_order: of supervised targets.
     ground_truth_reward: a group whose rewards are all equal and below this, and that carries its right answer, gets
         that answer as one more rollout with this reward; None is off.
+    beta1: AdamW's first moment, SGD's momentum. beta2: AdamW's second moment.
     epsilon: AdamW's, added to the root of the second moment.
+    optimiser: a step with another one than the step before starts its state anew.
     """
 
     loss: LossKind = LossKind.DAPO
@@ -121,6 +135,7 @@ class TrainSettings:
     object_order: ObjectOrder = ObjectOrder.CANONICAL
     ground_truth_reward: float | None = None
     epsilon: float = 1e-8
+    optimiser: OptimiserKind = OptimiserKind.ADAMW
 
     def entropy_weight_of(self, head: Head) -> float:
         """Weight of the entropy bonus over the decisions of a head."""

@@ -8,6 +8,7 @@ from moontune.values.training import (
     HeadWeight,
     LossKind,
     ObjectOrder,
+    OptimiserKind,
     SamplerCorrection,
     TrainSettings,
 )
@@ -47,6 +48,13 @@ OBJECT_ORDERS = EnumMap(
         ObjectOrder.RANDOM: training_pb2.OBJECT_ORDER_RANDOM,
     }
 )
+OPTIMISERS = EnumMap(
+    {
+        OptimiserKind.ADAMW: training_pb2.OPTIMISER_KIND_ADAMW,
+        OptimiserKind.SGD: training_pb2.OPTIMISER_KIND_SGD,
+        OptimiserKind.ADAFACTOR: training_pb2.OPTIMISER_KIND_ADAFACTOR,
+    }
+)
 _NUMBERS = (
     "learning_rate", "clip_low", "clip_high", "kl_weight", "entropy_weight", "normalise_std", "max_grad_norm",
     "weight_decay", "beta1", "beta2", "mask_band", "max_staleness_steps", "sft_weight", "passes", "dual_clip",
@@ -65,6 +73,7 @@ def train_settings_to_proto(settings: TrainSettings) -> training_pb2.TrainSettin
         if settings.aggregation
         else training_pb2.AGGREGATION_UNSPECIFIED,
         object_order=OBJECT_ORDERS.encode(settings.object_order),
+        optimiser=OPTIMISERS.encode(settings.optimiser),
         entropy_heads=[
             training_pb2.HeadWeight(head=HEADS.encode(item.head), weight=item.weight) for item in settings.entropy_heads
         ],
@@ -87,6 +96,7 @@ def train_settings_from_proto(
         correction=CORRECTIONS.decode_or(message.correction, f"{field}.correction", base.correction),
         aggregation=aggregation,
         object_order=OBJECT_ORDERS.decode_or(message.object_order, f"{field}.object_order", base.object_order),
+        optimiser=OPTIMISERS.decode_or(message.optimiser, f"{field}.optimiser", base.optimiser),
         entropy_heads=each(f"{field}.entropy_heads", message.entropy_heads, _head_weight) or base.entropy_heads,
         **given,
     )

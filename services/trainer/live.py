@@ -16,9 +16,10 @@ from moontune.checkpoints.folder import verify_folder
 from moontune.errors import CheckpointCorrupt
 from moontune.model.lora import Adapters
 from moontune.values.finetune import Finetune
-from moontune.values.training import TrainSettings
+from moontune.values.training import OptimiserKind, TrainSettings
 from services.trainer.memory import finetune_bytes, refuse_beyond
-from services.trainer.step_folder import OptimiserState, load_moments, moments_of, read_optimiser
+from services.trainer.optimisers import configure, kept_state, kind_of, new_optimiser
+from services.trainer.step_folder import OptimiserState, load_moments, read_optimiser
 from services.trainer.trainer_state import TrainerState
 
 
@@ -28,8 +29,7 @@ class LiveFinetune:
     def __init__(self, finetune_id: str, parameters: dict[str, nn.Parameter]) -> None:
         self.finetune_id = finetune_id
         self.parameters = parameters
-        # foreach off: one order of additions on every machine, so that a resume is bit-exact.
-        self.optimiser = torch.optim.AdamW(list(parameters.values()), lr=0.0, foreach=False)
+        self._use(OptimiserKind.ADAMW)
         self.generator = torch.Generator()
         self.client_state: bytes | None = None
 
@@ -39,23 +39,25 @@ class LiveFinetune:
         return finetune_bytes(sum(parameter.numel() for parameter in self.parameters.values()))
 
     def configure(self, settings: TrainSettings) -> None:
-        """Take the step's optimiser parameters."""
-        for group in self.optimiser.param_groups:
-            group["lr"] = settings.learning_rate
-            group["betas"] = (settings.beta1, settings.beta2)
-            group["eps"] = settings.epsilon
-            group["weight_decay"] = settings.weight_decay
+        """Take the step's optimiser and its parameters; another one than before begins without state."""
+        if settings.optimiser is not self._kind:
+            self._use(settings.optimiser)
+        configure(self.optimiser, settings)
 
     def state(self) -> OptimiserState:
         """What a resume needs beside the adapter."""
-        return OptimiserState(moments_of(self.optimiser, self.parameters), self.generator.get_state())
+        return OptimiserState(kept_state(self.optimiser, self.parameters), self.generator.get_state())
 
     def load(self, folder: Path) -> None:
         """Take moments, generator and caller's bytes from a verified step folder."""
         stored = read_optimiser(folder)
-        load_moments(self.optimiser, self.parameters, stored.moments)
+        self._use(kind_of(stored.moments))
+        load_moments(self.optimiser, self._kind, self.parameters, stored.moments)
         self.generator.set_state(stored.rng)
         self.client_state = TrainerState.read(folder).client_state
+
+    def _use(self, kind: OptimiserKind) -> None:
+        self._kind, self.optimiser = kind, new_optimiser(kind, self.parameters.values())
 
 
 class LiveFinetunes:

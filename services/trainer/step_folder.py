@@ -1,7 +1,7 @@
 """The files of one step: adapter, optimiser state, generator state, caller's bytes, manifest. Torch lives here.
 
 adapter_model.safetensors, adapter_config.json   PEFT's layout
-optimizer.safetensors   `exp_avg.<parameter>`, `exp_avg_sq.<parameter>`, `step.<parameter>`, `rng` (uint8)
+optimizer.safetensors   `<moment>.<parameter>` (AdamW: exp_avg, exp_avg_sq, step; see `optimisers`), `rng` (uint8)
 trainer_state.json      {"step": n, "client_state": base64 or null}
 manifest.json           last
 """
@@ -22,11 +22,12 @@ from moontune.checkpoints.folder import file_entries, new_folder
 from moontune.errors import CheckpointCorrupt
 from moontune.model.lora import Adapters
 from moontune.values.finetune import Finetune
+from moontune.values.training import OptimiserKind
+from services.trainer.optimisers import expected_state, put_state
 from services.trainer.orders import WrittenStep
 from services.trainer.trainer_state import TRAINER_STATE_FILE, TrainerState
 
 OPTIMISER_FILE = "optimizer.safetensors"
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,32 +87,22 @@ def read_optimiser(folder: Path) -> OptimiserState:
     return OptimiserState(tensors, rng)
 
 
-def moments_of(optimiser: torch.optim.Optimizer, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The optimiser's state by parameter name; empty before its first step."""
-    return {
-        f"{moment}.{name}": optimiser.state[parameter][moment]
-        for name, parameter in parameters.items()
-        if optimiser.state.get(parameter)
-        for moment in MOMENTS
-    }
-
-
 def load_moments(
-    optimiser: torch.optim.Optimizer, parameters: Mapping[str, Tensor], moments: Mapping[str, Tensor]
+    optimiser: torch.optim.Optimizer,
+    kind: OptimiserKind,
+    parameters: Mapping[str, Tensor],
+    moments: Mapping[str, Tensor],
 ) -> None:
     """Put moments back; CheckpointCorrupt when they are not those of these parameters.
 
     A parameter that no step has given a gradient yet (the region head of a finetune trained on questions alone, say)
     has none: the optimiser starts it when its first gradient comes, as it would have without the interruption.
     """
-    known = [name for name in parameters if any(f"{moment}.{name}" in moments for moment in MOMENTS)]
-    expected = {f"{moment}.{name}" for moment in MOMENTS for name in known}
+    having = {name.partition(".")[2] for name in moments}
+    known = {name: expected_state(kind, parameters[name]) for name in parameters if name in having}
+    expected = {f"{moment}.{name}" for name, own in known.items() for moment in own}
     if set(moments) != expected:
         different = sorted(expected ^ set(moments))[:5]
         raise CheckpointCorrupt(f"{OPTIMISER_FILE} does not have this adapter's parameters: {different}")
-    for name in known:
-        parameter = parameters[name]
-        for moment in MOMENTS:
-            tensor = moments[f"{moment}.{name}"].clone()
-            # AdamW keeps its step counts on the CPU, the moments beside their parameter.
-            optimiser.state[parameter][moment] = tensor if moment == "step" else tensor.to(parameter.device)
+    for name, own in known.items():
+        put_state(optimiser, parameters[name], {moment: moments[f"{moment}.{name}"] for moment in own})

@@ -155,6 +155,34 @@ OBJECT_ORDER_RANDOM: ObjectOrder.ValueType  # 2
 """Drawn anew at each step."""
 Global___ObjectOrder: _TypeAlias = ObjectOrder  # noqa: Y015
 
+class _OptimiserKind:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OptimiserKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OptimiserKind.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    OPTIMISER_KIND_UNSPECIFIED: _OptimiserKind.ValueType  # 0
+    """Not given: ADAMW."""
+    OPTIMISER_KIND_ADAMW: _OptimiserKind.ValueType  # 1
+    """AdamW: two moments a number."""
+    OPTIMISER_KIND_SGD: _OptimiserKind.ValueType  # 2
+    """Gradient descent with beta1 as momentum; weight decay is added to the gradient."""
+    OPTIMISER_KIND_ADAFACTOR: _OptimiserKind.ValueType  # 3
+    """Adafactor: a row and a column of second moments a matrix; betas and epsilon are not read."""
+
+class OptimiserKind(_OptimiserKind, metaclass=_OptimiserKindEnumTypeWrapper):
+    """What turns gradients into changes of weights."""
+
+OPTIMISER_KIND_UNSPECIFIED: OptimiserKind.ValueType  # 0
+"""Not given: ADAMW."""
+OPTIMISER_KIND_ADAMW: OptimiserKind.ValueType  # 1
+"""AdamW: two moments a number."""
+OPTIMISER_KIND_SGD: OptimiserKind.ValueType  # 2
+"""Gradient descent with beta1 as momentum; weight decay is added to the gradient."""
+OPTIMISER_KIND_ADAFACTOR: OptimiserKind.ValueType  # 3
+"""Adafactor: a row and a column of second moments a matrix; betas and epsilon are not read."""
+Global___OptimiserKind: _TypeAlias = OptimiserKind  # noqa: Y015
+
 @_typing.final
 class HeadWeight(_message.Message):
     """A weight for the decisions of one head."""
@@ -212,10 +240,11 @@ class TrainSettings(_message.Message):
     OBJECT_ORDER_FIELD_NUMBER: _builtins.int
     GROUND_TRUTH_REWARD_FIELD_NUMBER: _builtins.int
     EPSILON_FIELD_NUMBER: _builtins.int
+    OPTIMISER_FIELD_NUMBER: _builtins.int
     loss: Global___LossKind.ValueType
     """The loss. Unspecified: DAPO."""
     learning_rate: _builtins.float
-    """AdamW's learning rate, 0..1. Unset: 2e-4."""
+    """The optimiser's learning rate, 0..1. Unset: 2e-4."""
     clip_low: _builtins.float
     """The ratio is clipped from below at 1 - clip_low; 0..1. Unset: 0.2."""
     clip_high: _builtins.float
@@ -229,9 +258,9 @@ class TrainSettings(_message.Message):
     max_grad_norm: _builtins.float
     """The global gradient norm is clipped to this, 1e-6..1e6. Unset: 1."""
     weight_decay: _builtins.float
-    """AdamW's decoupled weight decay, 0..1. Unset: 0."""
+    """Decoupled weight decay (SGD: added to the gradient), 0..1. Unset: 0."""
     beta1: _builtins.float
-    """AdamW's decay of the first moment, 0..0.9999. Unset: 0.9."""
+    """AdamW's decay of the first moment, SGD's momentum, 0..0.9999. Unset: 0.9."""
     beta2: _builtins.float
     """AdamW's decay of the second moment, 0..0.99999. Unset: 0.95."""
     correction: Global___SamplerCorrection.ValueType
@@ -264,6 +293,8 @@ class TrainSettings(_message.Message):
     """
     epsilon: _builtins.float
     """AdamW's epsilon, 1e-15..1. Unset: 1e-8."""
+    optimiser: Global___OptimiserKind.ValueType
+    """The optimiser. A step with another one than the step before starts its state anew. Unspecified: ADAMW."""
     @_builtins.property
     def entropy_heads(self) -> _containers.RepeatedCompositeFieldContainer[Global___HeadWeight]:
         """Weights of single heads' entropy bonus, in entropy_weight's stead. Empty: entropy_weight for all."""
@@ -296,10 +327,11 @@ class TrainSettings(_message.Message):
         object_order: Global___ObjectOrder.ValueType = ...,
         ground_truth_reward: _builtins.float | None = ...,
         epsilon: _builtins.float | None = ...,
+        optimiser: Global___OptimiserKind.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_high", b"_clip_high", "_clip_low", b"_clip_low", "_dual_clip", b"_dual_clip", "_entropy_weight", b"_entropy_weight", "_epsilon", b"_epsilon", "_ground_truth_reward", b"_ground_truth_reward", "_kl_weight", b"_kl_weight", "_learning_rate", b"_learning_rate", "_mask_band", b"_mask_band", "_mask_truncated", b"_mask_truncated", "_max_grad_norm", b"_max_grad_norm", "_max_staleness_steps", b"_max_staleness_steps", "_normalise_std", b"_normalise_std", "_overlong_penalty", b"_overlong_penalty", "_overlong_positions", b"_overlong_positions", "_passes", b"_passes", "_sft_weight", b"_sft_weight", "_weight_decay", b"_weight_decay", "beta1", b"beta1", "beta2", b"beta2", "clip_high", b"clip_high", "clip_low", b"clip_low", "dual_clip", b"dual_clip", "entropy_weight", b"entropy_weight", "epsilon", b"epsilon", "ground_truth_reward", b"ground_truth_reward", "kl_weight", b"kl_weight", "learning_rate", b"learning_rate", "mask_band", b"mask_band", "mask_truncated", b"mask_truncated", "max_grad_norm", b"max_grad_norm", "max_staleness_steps", b"max_staleness_steps", "normalise_std", b"normalise_std", "overlong_penalty", b"overlong_penalty", "overlong_positions", b"overlong_positions", "passes", b"passes", "sft_weight", b"sft_weight", "weight_decay", b"weight_decay"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_high", b"_clip_high", "_clip_low", b"_clip_low", "_dual_clip", b"_dual_clip", "_entropy_weight", b"_entropy_weight", "_epsilon", b"_epsilon", "_ground_truth_reward", b"_ground_truth_reward", "_kl_weight", b"_kl_weight", "_learning_rate", b"_learning_rate", "_mask_band", b"_mask_band", "_mask_truncated", b"_mask_truncated", "_max_grad_norm", b"_max_grad_norm", "_max_staleness_steps", b"_max_staleness_steps", "_normalise_std", b"_normalise_std", "_overlong_penalty", b"_overlong_penalty", "_overlong_positions", b"_overlong_positions", "_passes", b"_passes", "_sft_weight", b"_sft_weight", "_weight_decay", b"_weight_decay", "aggregation", b"aggregation", "beta1", b"beta1", "beta2", b"beta2", "clip_high", b"clip_high", "clip_low", b"clip_low", "correction", b"correction", "dual_clip", b"dual_clip", "entropy_heads", b"entropy_heads", "entropy_weight", b"entropy_weight", "epsilon", b"epsilon", "ground_truth_reward", b"ground_truth_reward", "kl_weight", b"kl_weight", "learning_rate", b"learning_rate", "loss", b"loss", "mask_band", b"mask_band", "mask_truncated", b"mask_truncated", "max_grad_norm", b"max_grad_norm", "max_staleness_steps", b"max_staleness_steps", "normalise_std", b"normalise_std", "object_order", b"object_order", "overlong_penalty", b"overlong_penalty", "overlong_positions", b"overlong_positions", "passes", b"passes", "sft_weight", b"sft_weight", "weight_decay", b"weight_decay"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_beta1", b"_beta1", "_beta2", b"_beta2", "_clip_high", b"_clip_high", "_clip_low", b"_clip_low", "_dual_clip", b"_dual_clip", "_entropy_weight", b"_entropy_weight", "_epsilon", b"_epsilon", "_ground_truth_reward", b"_ground_truth_reward", "_kl_weight", b"_kl_weight", "_learning_rate", b"_learning_rate", "_mask_band", b"_mask_band", "_mask_truncated", b"_mask_truncated", "_max_grad_norm", b"_max_grad_norm", "_max_staleness_steps", b"_max_staleness_steps", "_normalise_std", b"_normalise_std", "_overlong_penalty", b"_overlong_penalty", "_overlong_positions", b"_overlong_positions", "_passes", b"_passes", "_sft_weight", b"_sft_weight", "_weight_decay", b"_weight_decay", "aggregation", b"aggregation", "beta1", b"beta1", "beta2", b"beta2", "clip_high", b"clip_high", "clip_low", b"clip_low", "correction", b"correction", "dual_clip", b"dual_clip", "entropy_heads", b"entropy_heads", "entropy_weight", b"entropy_weight", "epsilon", b"epsilon", "ground_truth_reward", b"ground_truth_reward", "kl_weight", b"kl_weight", "learning_rate", b"learning_rate", "loss", b"loss", "mask_band", b"mask_band", "mask_truncated", b"mask_truncated", "max_grad_norm", b"max_grad_norm", "max_staleness_steps", b"max_staleness_steps", "normalise_std", b"normalise_std", "object_order", b"object_order", "optimiser", b"optimiser", "overlong_penalty", b"overlong_penalty", "overlong_positions", b"overlong_positions", "passes", b"passes", "sft_weight", b"sft_weight", "weight_decay", b"weight_decay"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__beta1: _TypeAlias = _typing.Literal["beta1"]  # noqa: Y015
     _WhichOneofArgType__beta1: _TypeAlias = _typing.Literal["_beta1", b"_beta1"]  # noqa: Y015
