@@ -40,8 +40,8 @@ def test_steps_by_hand() -> None:
     assert moved(OptimiserKind.ADAMW, [[1.0, 1.0]], two)[0] == pytest.approx([0.8, 1.2], abs=1e-5)
     # SGD: 0.1 g, then 0.1 (g + 0.5 g).
     assert moved(OptimiserKind.SGD, [[1.0, 1.0]], two)[0] == pytest.approx([1 - 0.5, 1 + 1.0], abs=1e-6)
-    # Adafactor, first step (beta2 = 0): the row's mean square is 10, the columns' 4 and 16, the estimate 10 x (4, 16) / 10,
-    # so the update is (1, -1), its norm a number 1 (not clipped); times min(0.1, 1) and the weights' root mean square 1.
+    # Adafactor, first step (beta2 0): mean squares 10 (row), 4 and 16 (columns), estimate 10 x (4, 16) / 10,
+    # so the update is (1, -1), not clipped, times min(0.1, 1) and the weights' root mean square 1.
     assert moved(OptimiserKind.ADAFACTOR, [[1.0, 1.0]], two[:1])[0] == pytest.approx([0.9, 1.1], abs=1e-5)
 
 
