@@ -16,13 +16,17 @@ TOKENIZER_FILE = "tokenizer.json"
 
 
 class ModelSettings(BaseSettings):
-    """Where pulled bases are kept."""
+    """Where pulled bases are kept, and how bases run."""
 
     model_config = SettingsConfigDict(env_prefix="MOONTUNE_")
 
     models_dir: Path = Field(
         default_factory=lambda: user_data_path("moontune") / "models",
         description="Folder of the bases that `moontune models pull` fetched, one folder each.",
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile the vision tower's blocks with torch.compile on an accelerator; nobody has run that yet.",
     )
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from moontune.model.base_config import read_config
-from moontune.model.base_folders import CONFIG_FILE, TOKENIZER_FILE, find_base
+from moontune.model.base_folders import CONFIG_FILE, TOKENIZER_FILE, ModelSettings, find_base
 from moontune.model.config import MoondreamConfig
-from moontune.model.device import choose_device, default_dtype
+from moontune.model.device import choose_device, compile_backend, default_dtype
 from moontune.model.moondream import Moondream
 from moontune.model.tokenizer import Tokenizer
 from moontune.model.weight_files import stored_shapes, weight_files
@@ -47,7 +47,7 @@ def load_base(name_or_path: str, device: str | None = None, dtype: torch.dtype |
     with torch.device("meta"):
         module = Moondream(config).cast_body(dtype or default_dtype(where))
     load_weights(module, folder, where, {name: parameter.dtype for name, parameter in module.named_parameters()})
-    module.eval()
+    _prepare(module, where)
     return BaseModel(config.name, config, module, tokenizer, base_digest(folder), where, folder)
 
 
@@ -71,8 +71,17 @@ def share_base(base: BaseModel) -> BaseModel:
     for name, _ in list(module.named_parameters()):
         owner, _, leaf = name.rpartition(".")
         setattr(module.get_submodule(owner), leaf, own[name])
-    module.eval()
+    _prepare(module, base.device)
     return BaseModel(base.name, base.config, module, base.tokenizer, base.digest, base.device, base.path)
+
+
+def _prepare(module: Moondream, device: str) -> None:
+    """Ready to answer; where a setting asks for it, with the vision tower's blocks compiled, for any count of crops."""
+    module.eval()
+    backend = compile_backend(device, wanted=ModelSettings().compile)
+    if backend is not None:
+        for block in module.vision.blocks:
+            block.compile(backend=backend, dynamic=True)
 
 
 def _plain_name(name: str) -> str:

@@ -42,6 +42,14 @@ def default_dtype(device: str) -> torch.dtype:
     return torch.float32 if device.startswith("cpu") else torch.bfloat16
 
 
+def compile_backend(device: str, *, wanted: bool) -> str | None:
+    """What torch.compile is to make of a model's blocks, None for nothing: never on the CPU, elsewhere where `wanted`.
+
+    No accelerator has run it, so it is off unless MOONTUNE_COMPILE asks for it.
+    """
+    return "inductor" if wanted and not device.startswith("cpu") else None
+
+
 def memory_bytes(device: str) -> int:
     """Of the device, or of the machine where the device has none of its own."""
     if not device.startswith("cpu"):
