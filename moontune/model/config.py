@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _MAY_BE_ZERO = ("overlap_margin", "rotary_dim", "start_layer")
+_MOST = {"layers": 1024, "experts": 4096, "channels": 16, "patch_size": 4096}
+"""Of some sizes; an architecture beyond them takes minutes to build, or more numbers than can be counted."""
+_MOST_OF_ALL = 1 << 20
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 
@@ -227,23 +230,27 @@ def _problem(error: "ErrorDetails") -> FieldViolation:
     return FieldViolation(path, f"{path} {says or given}")
 
 
-def _not_positive(config: MoondreamConfig) -> list[FieldViolation]:
-    """Sizes of 0 or less; those of _MAY_BE_ZERO may be 0."""
+def _out_of_range(config: MoondreamConfig) -> list[FieldViolation]:
+    """Sizes of 0 or less (those of _MAY_BE_ZERO may be 0), and sizes that only a slip or an attack can mean."""
     parts = {"text": config.text, "text.moe": config.text.moe, "vision": config.vision, "region": config.region}
-    return [
-        FieldViolation(f"config.{part}.{item.name}", f"config.{part}.{item.name} must be more than 0")
-        for part, sizes in parts.items()
-        if sizes is not None
-        for item in fields(sizes)
-        if item.name not in _MAY_BE_ZERO and isinstance(value := cast("object", getattr(sizes, item.name)), int | float)
-        if not isinstance(value, bool) and not value > 0
-    ]
+    found: list[FieldViolation] = []
+    for part, sizes in parts.items():
+        for item in fields(sizes) if sizes is not None else ():
+            value, path = cast("object", getattr(sizes, item.name)), f"config.{part}.{item.name}"
+            most = _MOST.get(item.name, _MOST_OF_ALL)
+            if isinstance(value, bool) or not isinstance(value, int | float):
+                continue
+            if item.name not in _MAY_BE_ZERO and not value > 0:
+                found.append(FieldViolation(path, f"{path} must be more than 0"))
+            if isinstance(value, int) and value > most:
+                found.append(FieldViolation(path, f"{path} must be at most {most}"))
+    return found
 
 
 def _contradictions(config: MoondreamConfig) -> list[FieldViolation]:
     """Sizes that each read well but do not fit together."""
-    if unset := _not_positive(config):
-        return unset
+    if strange := _out_of_range(config):
+        return strange
     text, vision, region, tokenizer = config.text, config.vision, config.region, config.tokenizer
     ids = {
         name: cast("int", getattr(tokenizer, name))

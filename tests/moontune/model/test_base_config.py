@@ -90,3 +90,22 @@ def test_sizes_that_are_not_the_weights_are_listed(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "x", "config": published_sections(wider)}))
     with pytest.raises(InvalidField, match=r"mlp\.fc1\.weight has shape \[256, 128\], the config needs \[512, 128\]"):
         load_base(str(tmp_path), device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value"),
+    [
+        ("text", "layers", 100_000),
+        ("text", "dim", 10**15),
+        ("vision", "patch_size", 10**6),
+        ("region", "bins", 1 << 40),
+    ],
+)
+def test_sizes_that_only_a_slip_or_an_attack_can_mean(tmp_path: Path, part: str, name: str, value: int) -> None:
+    """Told at once, before anything of that size is built."""
+    write_tiny_base(tmp_path)
+    tree = json.loads((tmp_path / "config.json").read_text())
+    tree[part][name] = value
+    (tmp_path / "config.json").write_text(json.dumps(tree))
+    with pytest.raises(InvalidField, match=rf"config\.{part}\.{name} must be at most"):
+        load_base(str(tmp_path), device="cpu")
