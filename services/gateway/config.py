@@ -37,7 +37,7 @@ class GatewaySettings(ServiceSettings):
         description='Hosts whose images are fetched by http(s) URL; ["*"]: every public one; empty: none.',
     )
     image_networks: list[IPv4Network | IPv6Network] = Field(
-        default_factory=list,
+        default_factory=list[IPv4Network | IPv6Network],
         description='Your own networks that these hosts may be in, as ["10.0.0.0/8"]; else public addresses only.',
     )
     image_ports: list[int] = Field(default_factory=lambda: [80, 443], description="Ports that images are fetched from.")

@@ -209,6 +209,7 @@ class StepFields(StrictBody):
     object_order: str | None = None
     ground_truth_reward: Number | None = None
     epsilon: Number | None = None
+    optimiser: str | None = None
 
 
 class TrainStepBody(StepFields):

@@ -3,25 +3,20 @@
 from collections.abc import Mapping
 from dataclasses import fields
 from enum import StrEnum
+from typing import get_args, get_type_hints
 
 from moontune.errors import InvalidField
 from moontune.values.rollout import Head
-from moontune.values.training import (
-    Aggregation,
-    HeadWeight,
-    LossKind,
-    ObjectOrder,
-    SamplerCorrection,
-    TrainSettings,
-)
+from moontune.values.training import HeadWeight, TrainSettings
 from services.gateway.schemas import StepFields
 
 _CHOICES: Mapping[str, type[StrEnum]] = {
-    "loss": LossKind,
-    "correction": SamplerCorrection,
-    "aggregation": Aggregation,
-    "object_order": ObjectOrder,
+    name: kind
+    for name, hint in get_type_hints(TrainSettings).items()
+    for kind in (get_args(hint) or (hint,))
+    if isinstance(kind, type) and issubclass(kind, StrEnum)
 }
+"""Settings that are one of a few words."""
 
 
 def train_settings_of(body: StepFields) -> TrainSettings:

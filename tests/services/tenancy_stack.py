@@ -14,6 +14,7 @@ from moontune.clients.credentials import Credentials
 from moontune.clients.inference import InferenceClient
 from moontune.clients.jobs import JobClient
 from moontune.clients.retry import NO_RETRY
+from moontune.clients.reward import RewardClient
 from moontune.clients.trainer import TrainerClient
 from moontune.serving.chassis import Chassis
 from moontune.serving.server import ServiceApp, opened
@@ -43,7 +44,7 @@ NOBODY = "127.0.0.1:9"
 
 @dataclass(frozen=True, slots=True)
 class TenancyStack:
-    """keys: of the organisations, by name; that of `poor` has a storage quota of one byte.
+    """keys: of the organisations, by name; `poor` has a storage quota of one byte, `hasty` one request in 1,000 s.
 
     channels: by service package ("trainer"). http: of the gateway.
     """
@@ -55,6 +56,7 @@ class TenancyStack:
     trainer: TrainerClient
     inference: InferenceClient
     jobs: JobClient
+    reward: RewardClient
 
 
 @contextlib.asynccontextmanager
@@ -64,13 +66,15 @@ async def tenancy_stack(folder: Path) -> AsyncGenerator[TenancyStack]:
     store = KeyStore(url)
     keys = {name: store.create(name)[1] for name in ("owner", "stranger")}
     keys["poor"] = store.create("poor", limits=KeyLimits(storage_bytes=1))[1]
+    keys["hasty"] = store.create("hasty", limits=KeyLimits(requests_per_s=0.001))[1]
     store.close()
     base = str(write_tiny_base(folder / "base"))
     ports = {name: _free_port() for name in ("trainer", "reward")}
     shared = {"keys_database": url, "internal_token": TOKEN}
     model = {"base": base, "device": "cpu"}
     checkpoints = str(folder / "data" / "checkpoints")
-    reward = RewardSettings(port=ports["reward"], **shared)
+    judges = {"database": f"sqlite:///{folder}/rewards.db", "allowed_endpoints": [NOBODY]}
+    reward = RewardSettings(port=ports["reward"], **judges, **shared)
     trainer = TrainerSettings(port=ports["trainer"], data_dir=folder / "data", **model, **shared)
     peers = {"trainer_address": f"127.0.0.1:{ports['trainer']}", "reward_address": f"127.0.0.1:{ports['reward']}"}
     rollout = RolloutSettings(port=0, **peers, **model, **shared)
@@ -96,7 +100,12 @@ async def tenancy_stack(folder: Path) -> AsyncGenerator[TenancyStack]:
         credentials = Credentials(api_key=keys["owner"])
         clients = [
             await stack.enter_async_context(kind(address[name], credentials, retry=NO_RETRY))
-            for name, kind in (("trainer", TrainerClient), ("inference", InferenceClient), ("jobs", JobClient))
+            for name, kind in (
+                ("trainer", TrainerClient),
+                ("inference", InferenceClient),
+                ("jobs", JobClient),
+                ("reward", RewardClient),
+            )
         ]
         document = (await http.get("/openapi.json")).json()
         yield TenancyStack(keys, channels, http, document, *clients)

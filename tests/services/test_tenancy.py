@@ -17,15 +17,18 @@ import moontune.api
 from moontune.values.finetune import LoraSettings, NewFinetune
 from moontune.values.geometry import Box
 from moontune.values.ground_truth import GroundTruth
+from moontune.values.reward_definition import JudgeReward, RewardDefinition
+from moontune.values.skill import Skill
 from moontune.values.training import SftGroup, TrainStep
 from services.gateway.examples import FINETUNE, IMAGE_URL, REQUESTS
 from tests.services.jobs.toy import config
 from tests.services.model_stack import detect
-from tests.services.tenancy_stack import TenancyStack, tenancy_stack
+from tests.services.tenancy_stack import NOBODY, TenancyStack, tenancy_stack
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 UNKNOWN = {"ft": "01J" + "Z" * 23, "cp": "01J" + "Y" * 23, "job": "01J" + "X" * 23, "dataset": "01J" + "W" * 23}
+UNKNOWN["reward"] = "nobody-reward"  # as long as the owner's: lengths stand in what comes back
 IMAGE = {"data": IMAGE_URL.partition(",")[2]}
 INPUT = {"model": "tiny-fake/{ft}@1", "images": [IMAGE]}
 REQUEST = {"images": [IMAGE], "detect": {"object": "x"}}
@@ -41,12 +44,23 @@ ROLLOUT = {
     "policy": {"base": "tiny-fake", "baseDigest": "sha256:" + "0" * 64},
     "temperature": 1.0,
 }
+SAMPLE = {"request": REQUEST, "output": {"detect": {}}, "groundTruth": BOXES}
+SPEC = {"components": [{"name": "{reward}"}]}
 GROUP = {"sft": {"request": REQUEST, "groundTruth": BOXES}}
 
 # What a stranger sends: one message, or a list of alternatives, or for a stream the messages of a tuple.
 NAMED: dict[str, object] = {
-    "RolloutService/GenerateRollouts": {"order": ORDER},
+    "RolloutService/GenerateRollouts": [
+        {"order": ORDER},
+        {"order": ORDER | {"model": "tiny-fake", "reward": SPEC, "groundTruth": BOXES}},
+    ],
     "RolloutService/StreamRollouts": ({"tag": "a", "order": ORDER},),
+    "RewardService/Score": {"reward": SPEC, "samples": [SAMPLE]},
+    "RewardService/ScoreStream": ({"tag": "a", "reward": SPEC, "samples": [SAMPLE]},),
+    "RewardService/ValidateReward": {
+        "reward": SPEC,
+        "groups": [{"request": REQUEST, "outputs": [{"detect": {}}], "groundTruth": BOXES}],
+    },
     "InferenceService/Query": {"input": INPUT, "task": {"question": "x"}},
     "InferenceService/Point": {"input": INPUT, "task": {"object": "x"}},
     "InferenceService/Detect": {"input": INPUT, "task": {"object": "x"}},
@@ -84,11 +98,15 @@ NAMED: dict[str, object] = {
 # These name nothing of anybody's: what they answer a stranger must not hold anything of the owner's.
 UNNAMED: dict[str, object] = {
     "RolloutService/GetEngineStatus": {},
-    "RewardService/Score": {},
-    "RewardService/ScoreStream": ({"tag": "a"},),
     "RewardService/ListRewards": {},
-    "RewardService/ValidateReward": {},
-    "RewardService/RegisterReward": {},
+    "RewardService/RegisterReward": ID
+    | {
+        "definition": {
+            "name": "strangers-own",
+            "skills": ["SKILL_DETECT"],
+            "judge": {"endpoint": f"http://{NOBODY}/v1", "model": "m", "rubric": "Rate this answer"},
+        }
+    },
     "RewardService/GetSandboxStatus": {},
     "RewardPluginService/DescribeReward": {},
     "RewardPluginService/ScoreSamples": {},
@@ -124,7 +142,7 @@ async def stack(tmp_path_factory):
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def owned(stack: TenancyStack, tmp_path_factory) -> dict[str, str]:
-    """What the owner has: a finetune with a saved step that inference holds, and a job."""
+    """What the owner has: a finetune with a saved step that inference holds, a job, a reward."""
     trainer = stack.trainer
     made = await trainer.create_finetune(NewFinetune("", "owners-secret", lora=LoraSettings(rank=4)))
     group = SftGroup(detect(), GroundTruth(boxes=(Box(0.1, 0.1, 0.5, 0.5),)))
@@ -132,7 +150,17 @@ async def owned(stack: TenancyStack, tmp_path_factory) -> dict[str, str]:
     saved = await trainer.save_checkpoint(made.id)
     await stack.inference.load_adapter(f"tiny-fake/{made.id}@1")
     job = await stack.jobs.create_job(config(tmp_path_factory.mktemp("data")))
-    return {"ft": made.id, "cp": saved.id, "job": job.id, "dataset": "01J" + "V" * 23, "digest": saved.adapter_digest}
+    # A judge that never answers: it is there to be named, and needs no sandbox, which not every machine has.
+    judge = JudgeReward("m", "Rate {answer}", f"http://{NOBODY}/v1", timeout_s=1.0)
+    await stack.reward.register(RewardDefinition("owners-reward", (Skill.DETECT,), judge), request_id="owners")
+    return {
+        "ft": made.id,
+        "cp": saved.id,
+        "job": job.id,
+        "dataset": "01J" + "V" * 23,
+        "digest": saved.adapter_digest,
+        "reward": "owners-reward",
+    }
 
 
 def filled(value, ids, serial):
@@ -191,7 +219,7 @@ async def test_anothers_things_are_as_if_they_were_not(stack, owned, rpc):
     for serial, payload in enumerate(NAMED[rpc] if isinstance(NAMED[rpc], list) else [NAMED[rpc]]):
         code, message, got = await call(stack, rpc, payload, owned, serial=f"{rpc[-9:]}-{serial}")
         unknown = await call(stack, rpc, payload, UNKNOWN, serial=f"{rpc[-9:]}-{serial}-u")
-        if rpc == "RolloutService/StreamRollouts":
+        if rpc in ("RolloutService/StreamRollouts", "RewardService/ScoreStream"):
             assert code == "OK"  # the error is in the item
             assert b"NOT_FOUND" in got
             assert struck(got.decode("latin-1"), owned) == struck(unknown[2].decode("latin-1"), UNKNOWN)
@@ -206,7 +234,13 @@ async def test_anothers_things_are_as_if_they_were_not(stack, owned, rpc):
     "rpc",
     [
         "RolloutService/GenerateRollouts",
+        "RolloutService/StreamRollouts",
+        "RewardService/Score",
+        "RewardService/ScoreStream",
+        "RewardService/ValidateReward",
         "InferenceService/Query",
+        "InferenceService/StreamQuery",
+        "InferenceService/StreamDetect",
         "InferenceService/GetAdapterStatus",
         "TrainerService/GetFinetune",
         "TrainerService/ComputeLogprobs",
@@ -220,6 +254,7 @@ async def test_the_same_calls_work_for_the_owner(stack, owned, rpc):
         code, message, got = await call(stack, rpc, payload, owned, who="owner")
         assert code == "OK", message
         assert got
+        assert b"NOT_FOUND" not in got
 
 
 @pytest.mark.parametrize("rpc", UNNAMED)
@@ -271,7 +306,12 @@ async def test_no_http_path_shows_or_changes_anothers_things(stack, owned):
         {"adapter": f"{owned['ft']}/1"},
         {"adapter": f"{owned['ft']}/{owned['cp']}"},
     ):
-        for path, more in (("/v1/query", {"question": "x"}), ("/v1/detect", {"object": "x", "image_url": IMAGE_URL})):
+        for path, more in (
+            ("/v1/query", {"question": "x"}),
+            ("/v1/query", {"question": "x", "stream": True}),
+            ("/v1/detect", {"object": "x", "image_url": IMAGE_URL}),
+            ("/v1/chat/completions", {"messages": [{"role": "user", "content": "x"}], "stream": True}),
+        ):
             answer = await stack.http.post(path, json=body | more, headers=headers)
             assert answer.status_code == 404, answer.text
     assert seen >= 14
@@ -303,11 +343,21 @@ async def test_a_storage_quota_holds_through_the_gateway_and_directly(stack, own
     assert (code, "quota is 1 bytes" in message) == ("RESOURCE_EXHAUSTED", True)
 
 
+async def test_a_keys_rate_holds_through_the_gateway_and_directly(stack, owned):
+    headers = {"x-moondream-auth": stack.keys["hasty"]}
+    answers = [await stack.http.get("/v1/tuning/finetunes", headers=headers) for _ in range(2)]
+    assert [answer.status_code for answer in answers] == [200, 429]
+    assert 900 <= int(answers[1].headers["retry-after"]) <= 1000
+    codes = [(await call(stack, "TrainerService/ListFinetunes", {}, owned, who="hasty"))[0] for _ in range(2)]
+    assert codes == ["OK", "RESOURCE_EXHAUSTED"]  # the service counts for itself
+
+
 async def test_the_owner_still_has_everything(stack, owned):
     """Runs last: nothing that the stranger did has changed anything."""
     finetune = await stack.trainer.get_finetune(owned["ft"])
     assert (finetune.step, finetune.adapter_digest) == (1, owned["digest"])
     assert [one.id for one in (await stack.trainer.list_checkpoints(owned["ft"])).items] == [owned["cp"]]
+    assert "owners-reward" in {info.name for info in (await stack.reward.list_rewards(page_size=1000)).items}
     names = {point.name for point in (await stack.trainer.list_metrics(owned["ft"])).items}
     assert "x" not in names
     job = await stack.jobs.get_job(owned["job"])
