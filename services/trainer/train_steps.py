@@ -7,7 +7,7 @@ it. A cut at any point leaves either the step before (and a folder that nobody r
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Protocol, cast
 
@@ -15,10 +15,12 @@ from moontune.checkpoints.fail_points import fail_point
 from moontune.errors import InvalidField, StepMismatch
 from moontune.serving.worker import ModelWorker
 from moontune.telemetry import names
+from moontune.telemetry.logs import get_logger
 from moontune.telemetry.metrics import ServiceMetrics
 from moontune.telemetry.names import TrainKey
 from moontune.values.finetune import Finetune
 from moontune.values.training import Group, TrainStep, TrainStepResult
+from services.trainer.alarms import alarms
 from services.trainer.answers import Answer, Answers
 from services.trainer.folders import StepFolders
 from services.trainer.groups import check_group
@@ -30,6 +32,7 @@ from services.trainer.rows import FinetuneRow, StepRow
 from services.trainer.spool import Spool, named_group, new_spool
 from services.trainer.turns import Turns, uninterrupted
 
+log = get_logger(__name__)
 RPC = "TrainStep"
 LINE_STEPS = 64
 """At least so many recent steps of the line are looked up for a rollout's policy to be checked against."""
@@ -123,6 +126,8 @@ class TrainSteps:
         await uninterrupted(self._commit, row, order, outcome, answer)
         self._metrics.histogram(names.TRAIN_PHASE_SECONDS, phase="commit").observe(time.monotonic() - started)
         fail_point("step.committed")
+        for alarm in alarms(outcome.metrics, step.settings):
+            log.warning("training alarm", finetune_id=step.finetune_id, step=order.step, **asdict(alarm))
         return _result(answer.response, replayed=False)
 
     async def _line(self, finetune: Finetune, step: TrainStep) -> Line:
