@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SEEDS_TRIED = 10_000
+SEEDS_TRIED = 1_000_000
 SUM_TOLERANCE = 1e-5
 """Of a parameter's sum, as a share of its sum of absolute values."""
 
