@@ -67,7 +67,9 @@ def _unpickled(path: Path, mapped: bool) -> object:
 
 def _is_plain(name: object, value: object, also: Collection[torch.dtype]) -> bool:
     """A strided tensor of floats that has its own bytes: no view that claims more elements than the file holds."""
-    if not (isinstance(name, str) and isinstance(value, Tensor) and value.layout is torch.strided):
+    if not (
+        isinstance(name, str) and isinstance(value, Tensor) and value.layout is torch.strided and not value.is_meta
+    ):
         return False
     held_bytes = value.untyped_storage().nbytes()
     return (value.is_floating_point() or value.dtype in also) and value.numel() * value.element_size() <= held_bytes

@@ -111,8 +111,11 @@ _LETTERS = {
 def _shards(folder: Path) -> list[Path]:
     index = folder / INDEX_FILE
     try:
-        names = set(cast("dict[str, str]", json.loads(index.read_text(encoding="utf-8"))["weight_map"]).values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        values = cast("dict[str, object]", json.loads(index.read_text(encoding="utf-8"))["weight_map"]).values()
+        names = {name for name in values if isinstance(name, str)}
+        if len(names) != len(set(values)):
+            raise TypeError("its weight_map names files by something that is not text")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointCorrupt(f"{index} is not a safetensors index: {error}") from error
     if strange := sorted(name for name in names if Path(name).name != name):
         raise CheckpointCorrupt(f"{index} names files outside its folder: {', '.join(strange)}")

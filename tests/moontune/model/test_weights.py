@@ -215,6 +215,27 @@ def test_a_torch_file_never_runs_anything(tmp_path: Path, capsys: pytest.Capture
     assert "ran" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    "weight_map", ['{"a": 3}', '{"a": ["b"]}', "[]", "3", '{"a": "../x"}', '{"a": "sub"}', "[" * 50_000]
+)
+def test_an_index_that_is_none(tmp_path: Path, weight_map: str) -> None:
+    write_tiny_base(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "model.safetensors.index.json").write_text(f'{{"weight_map": {weight_map}}}')
+    with pytest.raises(CheckpointCorrupt):
+        load_base(str(tmp_path))
+
+
+def test_tensors_without_values_are_not_read(tmp_path: Path) -> None:
+    write_tiny_base(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    torch.save(
+        {name: tensor.to("meta") for name, tensor in seeded_state(CONFIG, 0, 1.6).items()}, tmp_path / "model.pt"
+    )
+    with pytest.raises(InvalidField, match="dense floating-point"):
+        load_base(str(tmp_path))
+
+
 def test_names_that_are_nobodys_stay_as_they_are() -> None:
     assert own_name("text.blocks.0.ln.weight") == "text.blocks.0.ln.weight"
     assert own_name("something.else") == "something.else"
