@@ -114,6 +114,8 @@ def _described(problem: Mapping[str, Any]) -> str:
     path = _path(problem["loc"]) or "the body"
     if problem["type"] == "missing":
         return f"{path} is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"{path} is no field of this call; /openapi.json lists those that are"
     return f"{path} is {_SHORT.repr(problem['input'])}: {problem['msg']}"
 
 

@@ -50,4 +50,5 @@ def http_message(message: str, field: str) -> str:
     """A message with its field, and every rpc that it tells to call, as the HTTP API names them."""
     if field:
         message = message.replace(field, http_field(field))
+    message = message.replace("input.model", "model")
     return _RPC.sub(lambda match: _RPCS[match[1]], message)

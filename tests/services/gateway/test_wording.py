@@ -2,7 +2,7 @@
 
 import pytest
 
-from moontune.errors import CheckpointNotFound, InvalidField
+from moontune.errors import CheckpointNotFound, InvalidField, ModelNotFound
 from services.gateway.errors import error_json
 from services.gateway.wording import http_field
 
@@ -45,3 +45,8 @@ def test_an_rpc_to_call_is_named_as_http_has_it():
     body = error_json(CheckpointNotFound("x is not saved: call SaveCheckpoint first"))["error"]
     assert "SaveCheckpoint" not in body["message"]
     assert "call POST /v1/tuning/finetunes/{finetune_id}/checkpoints/save first" in body["message"]
+
+
+def test_a_model_that_is_not_served_is_named_without_the_services_word():
+    body = error_json(ModelNotFound("input.model is 'gpt'; this process serves 'x'"))["error"]
+    assert body["message"] == "model is 'gpt'; this process serves 'x'"
