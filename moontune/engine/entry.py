@@ -47,7 +47,6 @@ class Entry:
     prefix: PrefixKv | None = None
     told: int = 0
     alone: bool = False
-    shared: bool = False
     close: bool = False
 
     def __post_init__(self) -> None:
@@ -82,7 +81,7 @@ class Entry:
             self.news.put(since)
 
     def start_over(self) -> None:
-        """Decode it once more, by itself: a greedy choice was so close that others in the batch had a say in it."""
+        """Decode it once more, by itself: a greedy choice was so close that what else ran, or runs, has a say in it."""
         self.alone, self.close, self.prefix = True, False, None
         self.records = [None] * self.order.num_rollouts
 

@@ -21,7 +21,7 @@ from moontune.engine.batch import Batch, Ended, Member
 from moontune.engine.device_adapters import DeviceAdapters
 from moontune.engine.entry import Entry, left_error
 from moontune.engine.preparation import Preparation, Ready
-from moontune.engine.scheduler import Scheduler
+from moontune.engine.scheduler import Longest, Scheduler
 from moontune.engine.tally import Tally
 
 LINGER_S = 0.25
@@ -140,12 +140,12 @@ class ModelThread:
         own_region = entry.adapter is not None and entry.adapter.adapts_region
         rollouts = range(start.first, start.first + start.count)
         members = [Member(entry, rollout, entry.digest, own_region) for rollout in rollouts]
-        if entry.alone:
-            self._batch.kv.fit()
-        batch.join(ready.prefix, starts, members, self._scheduler.longest)
-        if len(batch.owners) > 1:
-            for owner in batch.owners:
-                owner.shared = True
+        longest = self._scheduler.longest
+        if entry.alone:  # in memory that is the same whatever runs or ran: another layout is another order of summing
+            longest = Longest(entry.plan.room, entry.plan.length)
+            for each in (self._batch, self._alone):
+                each.kv.fit()
+        batch.join(ready.prefix, starts, members, longest)
 
     def _step(self, batch: Batch) -> None:
         owners = batch.owners
@@ -173,7 +173,7 @@ class ModelThread:
         self._scheduler.finish(entry, 1)
         if any(record is None for record in entry.records):
             return
-        if entry.close and entry.shared and not entry.alone and not entry.order.stream:
+        if entry.close and not entry.alone and not entry.order.stream:
             self.tally.settled += 1
             entry.start_over()
             self._scheduler.submit(entry, entry.demand)

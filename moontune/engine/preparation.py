@@ -92,7 +92,6 @@ class Preparation:
             entry = start.order
             if entry.prefix is None and self._share and not entry.alone:
                 entry.prefix = self._prefixes.held(entry.plan.prefix)
-                entry.shared |= entry.prefix is not None
             if entry.prefix is None:
                 waiting.append(start)
             else:
@@ -146,7 +145,6 @@ class Preparation:
         for group, prefix in zip(groups, made, strict=True):
             for start in group:
                 entry = start.order
-                entry.shared |= len(groups) > 1
                 if self._share:
                     entry.prefix = prefix
                     if not entry.alone:

@@ -173,7 +173,7 @@ class Scheduler(Generic[Order]):
                 starts.append(Start(place.order, place.started - count, count))
                 if head is not None:
                     head.overtaken += count
-            if place.left and head is None:
+            if place.left and head is None and not place.demand.alone:
                 head = place
             if self.running >= self.limits.max_sequences or (head is not None and head.overtaken >= PATIENCE):
                 break
@@ -200,7 +200,9 @@ class Scheduler(Generic[Order]):
             self._leave(place)
 
     def _room(self, place: _Place[Order]) -> int:
-        """How many of its rollouts rows and memory allow now."""
+        """How many of its rollouts rows and memory allow now; of those to be run alone, one order at a time."""
+        if place.demand.alone and any(each.demand.alone and each is not place for each in self._running.values()):
+            return 0
         prefixes = len(self._running) + (id(place.order) not in self._running)
         return min(place.left, self.limits.most_rows(prefixes, self.longest.beside(place.demand)) - self.running)
 

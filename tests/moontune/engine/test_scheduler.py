@@ -128,6 +128,18 @@ def test_one_to_be_run_again_alone_goes_first() -> None:
     assert [start.order.name for start in line.admit()] == ["again"]
 
 
+def test_those_to_be_run_again_alone_run_one_at_a_time_and_hold_up_nobody_else() -> None:
+    line, _ = scheduler(max_sequences=100)
+    first, second, other = (Job(name, Demand(2, 64, alone=name != "other")) for name in ("first", "second", "other"))
+    for job in (other, second, first):
+        line.submit(job, job.demand)
+    assert [start.order.name for start in line.admit()] == ["first", "other"]
+    line.finish(first, 1)
+    assert line.admit() == []
+    line.finish(first, 1)
+    assert [start.order.name for start in line.admit()] == ["second"]
+
+
 DEMANDS = st.builds(
     Demand,
     sequences=st.integers(1, 20),
