@@ -1,6 +1,7 @@
 """The words of an answer, and the JSON in them. Everything here is linear in the text and bounded."""
 
 import json
+from collections.abc import Iterable
 from typing import NoReturn, TypeGuard, cast
 
 from moontune.values.output import CaptionOutput, QueryOutput
@@ -8,6 +9,8 @@ from moontune.values.reward import RewardSample
 from services.reward.reading.unreadable import Unreadable
 
 MAX_JSON_CHARACTERS = 65_536
+MAX_DEPTH = 100
+"""Lists within lists; what Python's parser takes differs by version, and a schema's check goes as deep."""
 OPEN, CLOSE = "<answer>", "</answer>"
 _NOTHING = frozenset({"", "none", "null", "nothing", "no objects", "[]"})
 _decoder = json.JSONDecoder(parse_constant=lambda name: _refuse_constant(name))
@@ -57,7 +60,25 @@ def answer_json(sample: RewardSample) -> object:
         raise Unreadable(f"not JSON: {str(error)[:80]}") from error
     if any(bracket in text[end:] for bracket in "[{"):
         raise Unreadable("more than one JSON value in the answer")
+    if _depth(value) > MAX_DEPTH:
+        raise Unreadable(f"JSON of more than {MAX_DEPTH} lists within lists")
     return value
+
+
+def _depth(value: object) -> int:
+    """How many lists and objects are within one another; the count ends where it is too deep."""
+    depth, level = 0, _containers([value])
+    while level and depth <= MAX_DEPTH:
+        depth, level = depth + 1, _containers(child for one in level for child in _children(one))
+    return depth
+
+
+def _containers(values: Iterable[object]) -> list[object]:
+    return [value for value in values if isinstance(value, list | dict)]
+
+
+def _children(value: object) -> Iterable[object]:
+    return cast("dict[str, object]", value).values() if isinstance(value, dict) else cast("list[object]", value)
 
 
 def is_number(value: object) -> TypeGuard[float | int]:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
+from moontune.values.geometry import Box, Point
 from moontune.values.reward import Parameter, RewardSample
 
 
@@ -43,6 +44,10 @@ def sample_to_document(sample: RewardSample, parameters: Mapping[str, Parameter]
 
 def _plain(value: Any) -> Any:
     """Frozen dataclasses to mappings without their None, tuples to lists."""
+    if isinstance(value, Box):  # most of a sample is boxes and points: spelt out they take a fifth of the time
+        return {"x_min": value.x_min, "y_min": value.y_min, "x_max": value.x_max, "y_max": value.y_max}
+    if isinstance(value, Point):
+        return {"x": value.x, "y": value.y}
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]  # pyright: ignore[reportUnknownVariableType]
     if dataclasses.is_dataclass(value):

@@ -193,3 +193,11 @@ def test_every_entry_describes_itself():
         assert info.skills
         assert info.minimum < info.maximum
         assert all(parameter.description for parameter in info.parameters)
+
+
+@pytest.mark.parametrize(("depth", "status"), [(100, ParseStatus.OK), (101, ParseStatus.UNPARSED)])
+def test_lists_within_lists_end_somewhere_and_at_the_same_place_everywhere(depth, status):
+    """A schema that refers to itself is checked as deep as the answer goes: the answer must not choose the stack."""
+    schema = RewardComponent("json_schema", parameters={"json_schema": '{"type": "array", "items": {"$ref": "#"}}'})
+    (result,) = graded([schema], query("[" * depth + "]" * depth))
+    assert (result.status, result.reward) == (status, float(status is ParseStatus.OK))

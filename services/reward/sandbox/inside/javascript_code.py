@@ -53,9 +53,10 @@ def _load(batch: Batch) -> tuple[Any, Any]:
     context.set_memory_limit(batch.memory_bytes)
     harness = context.eval(HARNESS)
     context.eval(batch.source)
-    if context.eval("typeof reward") != "function":
+    reward = context.eval("typeof reward === 'function' ? reward : null")
+    if reward is None:
         raise _quickjs.JSException("the file defines no function reward(out, gt)")
-    return harness, context.eval("reward")
+    return harness, reward
 
 
 def _graded(batch: Batch, text: str) -> bytes:
