@@ -5,6 +5,7 @@ never has more than all jails but one, so that slow code of one leaves another's
 """
 
 import asyncio
+import time
 from collections import defaultdict
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
@@ -25,6 +26,8 @@ from services.reward.sandbox.verdict import Failure, Verdict
 
 BATCH = 64
 """Samples graded in one process."""
+LOOK_AGAIN_S = 30.0
+"""A sandbox that was found wanting is examined again after so long: the machine may only have been too busy."""
 
 LAYERS = ("user", "no_new_privs", "rlimits", "seccomp", "landlock", "bubblewrap")
 _log = structlog.get_logger(__name__)
@@ -44,12 +47,21 @@ class Sandbox:
         self._share = max(1, jails - 1)
         self._shares: dict[tuple[str, CodeLanguage], asyncio.Semaphore] = {}
         self._examined: asyncio.Task[SandboxStatus] | None = None
+        self._examined_at = 0.0
         self._closed = False
 
     async def status(self) -> SandboxStatus:
-        """Which layers hold, found by putting a jail up and trying to break out of it; found once."""
-        if self._examined is None:
+        """Which layers hold, found by putting a jail up and trying to break out of it.
+
+        Found once where all hold; where one does not, again at the next call that is LOOK_AGAIN_S later.
+        """
+        known = self._examined
+        if known is not None and known.done() and not known.cancelled() and not known.result().user_code_allowed:
+            known = known if time.monotonic() < self._examined_at + LOOK_AGAIN_S else None
+        if known is None:
+            self._examined_at = time.monotonic()
             self._examined = asyncio.create_task(self._examine(), name="sandbox status")
+        assert self._examined is not None
         return await asyncio.shield(self._examined)
 
     async def grade(self, organisation: str, code: UserCode, samples: Sequence[bytes]) -> list[Verdict]:

@@ -294,3 +294,16 @@ def _alive(pid):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+async def test_a_machine_too_busy_at_first_is_looked_at_again(monkeypatch):
+    await _require(SandboxProfile.POD)
+    sandbox = Sandbox(SandboxProfile.POD, SandboxLimits(hello_s=1e-6), 1)
+    try:
+        assert not (await sandbox.status()).user_code_allowed
+        sandbox._limits = SandboxLimits()
+        assert not (await sandbox.status()).user_code_allowed  # not at once: each look costs a process
+        monkeypatch.setattr("services.reward.sandbox.sandbox.LOOK_AGAIN_S", 0.0)
+        assert (await sandbox.status()).user_code_allowed
+    finally:
+        await sandbox.close()
