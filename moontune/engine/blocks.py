@@ -42,6 +42,16 @@ class Blocks:
         out = out_KMO.reshape(*taken.shape[:-1], out_KMO.shape[-1])
         return out if self.back is None else out.index_select(0, self.back)
 
+    def gathered(self, x: Tensor) -> Tensor:
+        """Rows [pass, ...] as blocks' [K, c, ...]."""
+        taken = x if self.take is None else x.index_select(0, self.take)
+        return taken.reshape(self.count, -1, *taken.shape[1:])
+
+    def ungathered(self, x: Tensor) -> Tensor:
+        """The reverse of `gathered`, for the rows of this stack."""
+        rows = x.flatten(0, 1)
+        return rows if self.back is None else rows.index_select(0, self.back)
+
     def together(self, x_BKRD: Tensor) -> Tensor:
         """Rows' [B, K, R, ...] as blocks' [blocks, K, c R, ...]: what rows of one block say, side by side."""
         taken = x_BKRD if self.take is None else x_BKRD.index_select(0, self.take)

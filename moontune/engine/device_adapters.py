@@ -5,42 +5,16 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 
-from moontune.engine.blocks import Blocks, blocks_of
+from moontune.engine.adapted_layers import Acting, AdaptedRegion, wrap
+from moontune.engine.blocks import blocks_of
 from moontune.engine.host_adapters import HostAdapter
-from moontune.engine.lora_stack import AdapterStack, StackForm, form_of
+from moontune.engine.lora_stack import AdapterStack, StackForm, form_of, slot_bytes
 from moontune.engine.residency import Residency
 from moontune.errors import InvalidField
-from moontune.model.layers import Shortcut
+from moontune.model.lora_layers import REGION
 from moontune.model.moondream import Moondream
 from moontune.values.engine import CacheStatus
-
-
-class LoraLinear(nn.Module):
-    """A layer of the base (a bare shortcut gives nothing), and on the rows that have one, their adapter's delta."""
-
-    def __init__(self, name: str, base_layer: nn.Linear | Shortcut, adapters: "DeviceAdapters") -> None:
-        """`name` is the layer's own in the tree."""
-        super().__init__()
-        self.name, self.base_layer = name, base_layer
-        self._acting = adapters.acting
-
-    def forward(self, x: Tensor) -> Tensor | None:
-        """[rows, ..., in] to [rows, ..., out]."""
-        y: Tensor | None = self.base_layer(x)
-        for stack, blocks in self._acting:
-            layer = stack.layers.get(self.name)
-            if layer is None:
-                continue
-            delta = blocks.delta(x, layer.a_SIR, layer.b_SRO)
-            if y is None:
-                y = torch.zeros(*x.shape[:-1], delta.shape[-1], dtype=x.dtype, device=x.device)
-            if blocks.rows is None:
-                y += delta
-            else:
-                y.index_add_(0, blocks.rows, delta.to(y.dtype))
-        return y
 
 
 class DeviceAdapters:
@@ -50,35 +24,20 @@ class DeviceAdapters:
     """
 
     def __init__(self, module: Moondream, layers: Sequence[str], budget_bytes: int) -> None:
-        """`layers` are those that adapters may act on; of them, this engine adapts all but those of experts."""
-        self.acting: list[tuple[AdapterStack, Blocks]] = []
+        """`layers` are those that adapters may act on; they are wrapped, and so is the region head."""
+        self.acting: list[Acting] = []
         self._device = module.device
         self._tier = Residency(budget_bytes)
         self._stacks: dict[StackForm, AdapterStack] = {}
         self._slots: dict[str, tuple[AdapterStack, int]] = {}
         self._known: WeakValueDictionary[str, HostAdapter] = WeakValueDictionary()
-        self._dtypes: dict[str, torch.dtype] = {}
         self._acted: tuple[str, ...] = ()
-        for name in layers:
-            linear = module.get_submodule(name)
-            if not isinstance(linear, nn.Linear | Shortcut):
-                continue
-            self._dtypes[name] = linear.weight.dtype if isinstance(linear, nn.Linear) else module.dtype
-            owner, _, leaf = name.rpartition(".")
-            setattr(module.get_submodule(owner), leaf, LoraLinear(name, linear, self))
+        self._dtypes = {name: wrap(module, name, self.acting) for name in layers}
+        setattr(module, REGION, AdaptedRegion(module.region, module.config.text.dim, self.acting))
 
     def size_bytes(self, adapter: HostAdapter) -> int:
-        """What the adapter takes here; raises InvalidField when it could never fit, or acts where nothing can."""
-        if unknown := [name for name in adapter.layers if name not in self._dtypes]:
-            allowed = (
-                "layers that are not experts: this engine does not mix adapters of those; serve the adapter merged"
-            )
-            raise InvalidField.of("adapter", f"deltas of {', '.join(unknown[:3])}", allowed)
-        rank = form_of(adapter).rank
-        size_bytes = sum(
-            rank * (pair.a.shape[1] + pair.b.shape[0]) * self._dtypes[name].itemsize
-            for name, pair in adapter.layers.items()
-        )
+        """What the adapter takes here; raises InvalidField when it could never fit."""
+        size_bytes = slot_bytes(form_of(adapter), adapter, self._dtypes)
         if size_bytes > self._tier.budget_bytes:
             allowed = f"at most {self._tier.budget_bytes} bytes, the engine's budget for adapters on its device"
             raise InvalidField.of("adapter", f"{size_bytes} bytes", allowed)
@@ -136,11 +95,13 @@ class DeviceAdapters:
                 slots.append(slot)
         for form, (rows, slots) in rows_of.items():
             blocks = blocks_of(np.array(rows), np.array(slots), len(digests), self._device)
-            self.acting.append((self._stacks[form], blocks))
+            slot_B = np.full(len(digests), -1)
+            slot_B[rows] = slots
+            self.acting.append(Acting(self._stacks[form], blocks, torch.from_numpy(slot_B).to(self._device)))
 
     def rest_from_region(self) -> None:
         """Let nothing act if what acts now, for whatever pass it was, has a part in the region head."""
-        if any(stack.form.adapts_region for stack, _ in self.acting):
+        if any(each.stack.form.adapts_region for each in self.acting):
             self._lay_out_anew()
 
     @property

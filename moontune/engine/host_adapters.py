@@ -5,13 +5,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from moontune.engine.order import AdapterRef
 from moontune.engine.residency import Residency
 from moontune.errors import Cancelled, InvalidField
 from moontune.model.adapter_tensors import LoraPair
 from moontune.model.config import MoondreamConfig
+from moontune.model.full_weights import is_full
+from moontune.model.lora_layers import REGION
 from moontune.model.peft_folder import read_adapter
 from moontune.values.engine import CacheStatus
+from moontune.values.finetune import FinetuneKind
 
 POLL_S = 0.05
 """How often a caller that waits for room is asked whether it is still there."""
@@ -19,10 +24,15 @@ POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class HostAdapter:
-    """An adapter in memory. layers: by module name, a [r, in] and b [out, r] in fp32; the delta is scale b a x."""
+    """An adapter in memory, in fp32. layers: by module name, a [r, in] and b [out, r]; the delta is scale b a x.
+
+    full: the region head's tensors by parameter name where it brings its own (kind lora+region), else none. Then no
+    layer is of the region head: a delta on it is in those tensors.
+    """
 
     digest: str
     layers: Mapping[str, LoraPair]
+    full: Mapping[str, Tensor]
     rank: int
     scale: float
     size_bytes: int
@@ -35,7 +45,7 @@ class HostAdapter:
     @property
     def adapts_region(self) -> bool:
         """Whether coordinates and sizes are read or written through it."""
-        return any(name.startswith("region.") for name in self.layers)
+        return bool(self.full) or any(name.startswith("region.") for name in self.layers)
 
 
 class HostAdapters:
@@ -150,10 +160,16 @@ class HostAdapters:
 
 
 def _read(ref: AdapterRef, config: MoondreamConfig) -> HostAdapter:
-    adapter = read_adapter(Path(ref.path), config)
-    if adapter.full:
+    folder = Path(ref.path)
+    if is_full(folder):
         allowed = (
-            "a LoRA alone: this engine does not serve a region head of one's own beside it; serve the adapter merged"
+            "lora or lora+region: a full finetune is a base of its own and not mixed with others; export it merged and "
+            "start a service on that"
         )
-        raise InvalidField.of("adapter.kind", str(adapter.kind), allowed)
-    return HostAdapter(ref.digest, adapter.layers, adapter.lora.rank, adapter.scale, adapter.size_bytes)
+        raise InvalidField.of("adapter.kind", str(FinetuneKind.FULL), allowed)
+    adapter = read_adapter(folder, config)
+    layers, full = dict(adapter.layers), dict(adapter.full)
+    for name in [name for name in layers if full and name.startswith(f"{REGION}.")]:
+        pair = layers.pop(name)
+        full[f"{name}.weight"] = full[f"{name}.weight"] + adapter.scale * pair.b @ pair.a
+    return HostAdapter(ref.digest, layers, full, adapter.lora.rank, adapter.scale, adapter.size_bytes)

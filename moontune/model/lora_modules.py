@@ -63,9 +63,9 @@ class LoraExperts(_Lora):
         super().update_layer(adapter_name, r * experts, lora_alpha=cast("int", lora_alpha), config=config, **settings)
         self.r[adapter_name], self.scaling[adapter_name] = r, lora_alpha / r
 
-    def forward(self, x_MI: Tensor, ends_X: Tensor) -> Tensor:
+    def forward(self, x_MI: Tensor, ends_X: Tensor, rows_M: Tensor) -> Tensor:
         """[M, in] sorted by expert to [M, out], as `ExpertLinear`."""
-        out_MO = cast("Tensor", self.base_layer(x_MI, ends_X))
+        out_MO = cast("Tensor", self.base_layer(x_MI, ends_X, rows_M))
         for a, b, scale in self.acting():
             delta_MO = expert_delta(x_MI.to(a.dtype), a, b, ends_X) * scale
             out_MO = out_MO + delta_MO.to(out_MO.dtype)

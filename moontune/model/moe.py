@@ -26,8 +26,12 @@ class ExpertLinear(nn.Module):
         self.experts, self.in_dim, self.out_dim = experts, in_dim, out_dim
         self.weight = normal_parameter(experts, out_dim, in_dim, std=in_dim**-0.5)
 
-    def forward(self, x_MI: Tensor, ends_X: Tensor) -> Tensor:
-        """[M, in_dim] sorted by expert to [M, out_dim]; expert i has the rows before ends_X[i] (int32, ascending)."""
+    def forward(self, x_MI: Tensor, ends_X: Tensor, rows_M: Tensor) -> Tensor:
+        """[M, in_dim] sorted by expert to [M, out_dim]; expert i has the rows before ends_X[i] (int32, ascending).
+
+        rows_M: the row of the batch that each comes from, for adapters that differ from row to row; unused here.
+        """
+        del rows_M
         return grouped_linear(x_MI, self.weight, ends_X)
 
 
@@ -43,14 +47,16 @@ class MoeMlp(nn.Module):
         self.fc2 = ExpertLinear(config.experts, config.inner_dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[..., dim] to the same shape."""
+        """[..., dim] to the same shape; the first axis is the batch's rows."""
         x_MD, each = x.flatten(0, -2), self.config.experts_per_token
         shares_Mk, experts_Mk = self.route(x_MD)
         sorted_experts, order = experts_Mk.flatten().sort(stable=True)
         bounds_X = torch.arange(self.config.experts, device=x.device)
         ends_X = torch.searchsorted(sorted_experts, bounds_X, right=True).to(torch.int32)
-        h, g = self.fc1(x_MD[order // each], ends_X).chunk(2, dim=-1)
-        out = self.fc2(functional.gelu(h) * (g + 1), ends_X)
+        tokens_M = order // each
+        rows_M = tokens_M // max(1, x_MD.shape[0] // max(1, x.shape[0]))
+        h, g = self.fc1(x_MD[tokens_M], ends_X, rows_M).chunk(2, dim=-1)
+        out = self.fc2(functional.gelu(h) * (g + 1), ends_X, rows_M)
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=x.device))
         out_MkD = out[back].unflatten(0, (-1, each)) * shares_Mk.unsqueeze(-1)
         return out_MkD.sum(dim=1).view(x.shape)

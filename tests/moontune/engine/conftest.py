@@ -13,7 +13,7 @@ from moontune.engine.order import AdapterRef, GenerationOrder
 from moontune.engine.settings import EngineSettings
 from moontune.model.base_model import BaseModel, share_base
 from moontune.model.lora import Adapters
-from moontune.values.finetune import DEFAULT_TARGETS, LoraSettings, LoraTarget
+from moontune.values.finetune import DEFAULT_TARGETS, FinetuneKind, LoraSettings, LoraTarget
 from moontune.values.geometry import Box, Point
 from moontune.values.image import Image
 from moontune.values.model_ref import PolicyVersion
@@ -100,14 +100,18 @@ def make_order(base: BaseModel) -> Callable[..., GenerationOrder]:
 def make_adapter(base: BaseModel, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., AdapterRef]:
     """Adapters that act: B is drawn too. The digest is the seed's, which is all that the engine asks of it."""
 
-    def make(seed: int, targets: tuple[LoraTarget, ...] = (), rank: int = 4) -> AdapterRef:
+    def make(
+        seed: int, targets: tuple[LoraTarget, ...] = (), rank: int = 4, kind: FinetuneKind = FinetuneKind.LORA
+    ) -> AdapterRef:
         adapters = Adapters(share_base(base).module)
-        adapters.attach("made", LoraSettings(rank, targets=targets or DEFAULT_TARGETS, seed=seed))
+        adapters.attach("made", LoraSettings(rank, targets=targets or DEFAULT_TARGETS, seed=seed), kind)
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for name, parameter in sorted(adapters.parameters("made").items()):
                 if ".lora_B." in name:
                     parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
+                elif ".lora_A." not in name:  # the tensors of a region head of its own
+                    parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
         folder = tmp_path_factory.mktemp(f"adapter{seed}")
         adapters.save("made", folder)
         return AdapterRef(f"sha256:{seed:064x}", str(folder))

@@ -111,8 +111,8 @@ def test_what_cannot_be_mixed_is_refused_not_ignored(
     engine: Engine, base: BaseModel, make_order: MakeOrder, tmp_path: Path
 ) -> None:
     adapters = Adapters(share_base(base).module)
-    adapters.attach("own region", LoraSettings(4), FinetuneKind.LORA_REGION)
-    adapters.save("own region", tmp_path)
+    adapters.attach("whole", LoraSettings(4), FinetuneKind.FULL)
+    adapters.save("whole", tmp_path)
     adapter = AdapterRef("sha256:" + "8" * 64, str(tmp_path))
-    with pytest.raises(InvalidField, match=r"adapter\.kind is 'lora\+region'; allowed: a LoRA alone"):
+    with pytest.raises(InvalidField, match=r"adapter\.kind is 'full'; allowed: lora or .* export it merged"):
         engine.generate(Caller(), make_order(ask(Skill.DETECT), 1, adapter=adapter))

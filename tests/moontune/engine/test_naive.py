@@ -17,7 +17,7 @@ from moontune.model.decisions import Input, InputKind, Phase, suppressed_ids
 from moontune.model.inputs import embed_inputs, prefill
 from moontune.model.lora import Adapters
 from moontune.model.prompt import build_prompt
-from moontune.values.finetune import LoraTarget
+from moontune.values.finetune import FinetuneKind, LoraTarget
 from moontune.values.rollout import Head
 from moontune.values.skill import Skill
 from tests.moontune.engine.conftest import Caller, ask
@@ -107,6 +107,7 @@ def test_two_hundred_mixes_choose_as_one_by_one(
         make_adapter(62, rank=9),
         make_adapter(63, (LoraTarget.VISION, LoraTarget.TEXT_ATTENTION)),
         make_adapter(64, (LoraTarget.REGION,), rank=2),
+        make_adapter(65, kind=FinetuneKind.LORA_REGION),
     ]
     pool: list[tuple[GenerationOrder, Choices, list[float]]] = []
     for number in range(32):
@@ -122,7 +123,7 @@ def test_two_hundred_mixes_choose_as_one_by_one(
         order = make_order(request, draw.randrange(1, 4), number, draw.choice(adapters))
         pool.append((order, *naive.decode(order)))
     assert {head for _, choices, _ in pool for head, _ in choices} == set(Head)
-    engine = Engine(base, EngineSettings(max_sequences=12, prefix_cache_bytes=200_000, adapter_cache_bytes=300_000))
+    engine = Engine(base, EngineSettings(max_sequences=12, prefix_cache_bytes=200_000, adapter_cache_bytes=800_000))
     settled_by_margin = 0
     for _ in range(MIXES):
         mix = [draw.choice(pool) for _ in range(draw.randrange(1, 6))]
