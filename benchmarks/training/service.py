@@ -1,6 +1,7 @@
 """Steps through the whole service on loopback: where their time goes, and what changing between finetunes costs."""
 
 import statistics
+import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,10 @@ PHASES = {
 
 @dataclass(slots=True)
 class Split:
-    """Medians in seconds. commit: what of the call is none of the other phases: the database's commit, and the rpc."""
+    """Medians in seconds. commit: what of the call is none of the other phases: the database's commit, and the rpc.
+
+    publish: after the step, until a client has its adapter whole and checked.
+    """
 
     step: float = 0.0
     phases: dict[str, float] = field(default_factory=dict[str, float])
@@ -88,7 +92,10 @@ class Service:
         order = TrainStep(finetune.id, f"step-{self._count}", found, TrainSettings(learning_rate=1e-4))
         started = time.perf_counter()
         result = await self._client.train_step(order)
-        return time.perf_counter() - started, dict(result.metrics)
+        taken, started = time.perf_counter() - started, time.perf_counter()
+        with tempfile.TemporaryDirectory() as into:
+            await self._client.download_adapter(finetune.id, Path(into) / "adapter", step=result.step)
+        return taken, {**result.metrics, "publish": time.perf_counter() - started}
 
 
 async def _switching(base: str, folder: Path, rounds: int) -> dict[str, float]:
@@ -117,6 +124,7 @@ def _split(found: list[tuple[float, dict[str, float]]]) -> Split:
         taken - metrics.get(TrainKey.SECONDS_UPLOAD, 0.0) - metrics[TrainKey.SECONDS_STEP] for taken, metrics in found
     ]
     phases["commit"] = statistics.median(rest)
+    phases["publish"] = statistics.median(metrics["publish"] for _, metrics in found)
     return Split(statistics.median(taken for taken, _ in found), phases)
 
 

@@ -1,6 +1,7 @@
 """Image tokens for the learner: once per distinct image of a step, without gradient unless the vision tower trains."""
 
 from collections import OrderedDict
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -44,6 +45,12 @@ class StepImages:
                 held_PD = self._encode(sha256, field)
             self._hold(sha256, held_PD)
         return held_PD
+
+    def release(self, sha256s: Collection[str]) -> None:
+        """Let go of images that the step has no more use for."""
+        for sha256 in sha256s:
+            held_PD = self._held.pop(sha256, None)
+            self._held_bytes -= 0 if held_PD is None else held_PD.nbytes
 
     def _encode(self, sha256: str, field: str) -> Tensor:
         self.encoded += 1

@@ -1,5 +1,6 @@
 """The optimiser's part of a step: passes over this rank's groups, the gang's gradient, clip, and one step each."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 
@@ -38,9 +39,10 @@ def optimise(
         NonFiniteStep: loss, gradient or result is not finite, here or on another rank. Cancelled: the caller left.
     """
     batches = list(micro_batches(share_of(groups, gang.rank, gang.size), micro_tokens))
-    for _ in range(settings.passes):
+    for number in range(settings.passes):
+        last = number + 1 == settings.passes
         live.optimiser.zero_grad(set_to_none=True)
-        failure = _told(gang, lambda: _accumulate(ctx, one_pass, batches, live.parameters))
+        failure = _told(gang, functools.partial(_accumulate, ctx, one_pass, batches, live.parameters, last=last))
         shards.finish(failure)
         raise_first(gang, failure)
         with health.timed(TrainKey.SECONDS_OPTIMISER):
@@ -71,11 +73,16 @@ def _told(gang: Gang, work: Callable[[], MoontuneError | None]) -> MoontuneError
 
 
 def _accumulate(
-    ctx: Cancellable, one_pass: BatchPass, batches: Sequence[list[Piece]], parameters: Mapping[str, nn.Parameter]
+    ctx: Cancellable,
+    one_pass: BatchPass,
+    batches: Sequence[list[Piece]],
+    parameters: Mapping[str, nn.Parameter],
+    *,
+    last: bool,
 ) -> MoontuneError | None:
     """Add up this rank's gradients; what went wrong is returned, for the others to hear of it."""
     try:
-        for batch in batches:
+        for batch, leaving in zip(batches, _last_seen(batches), strict=True):
             if ctx.cancelled():
                 return Cancelled("the caller left; the step was not applied")
             with told_when_out(f"training on {named(batch)}"):
@@ -83,9 +90,22 @@ def _accumulate(
             for parameter in parameters.values():
                 if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
                     return NonFiniteStep(f"the gradient is not finite after {named(batch)}; nothing was applied")
+            if last:
+                one_pass.release(leaving)
     except MoontuneError as error:
         return error
     return None
+
+
+def _last_seen(batches: Sequence[list[Piece]]) -> list[set[str]]:
+    """For each micro-batch the images that none of the later ones looks at."""
+    later: set[str] = set()
+    found: list[set[str]] = []
+    for batch in reversed(batches):
+        images = {piece.group.image for piece in batch}
+        found.append(images - later)
+        later |= images
+    return found[::-1]
 
 
 def _clip_and_step(live: LiveFinetune, max_norm: float, health: StepHealth) -> None:

@@ -4,7 +4,7 @@ The denominators are in the groups' weights already, so micro-batches simply add
 log-probabilities before any update) fixes the ratio's anchor and the mask for later passes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -81,6 +81,10 @@ class BatchPass:
         with health.timed(TrainKey.SECONDS_BACKWARD):
             if loss.requires_grad:
                 loss.backward()  # pyright: ignore[reportUnknownMemberType]
+
+    def release(self, images: Collection[str]) -> None:
+        """Let go of images that no later micro-batch looks at."""
+        self._images.release(images)
 
     def _scoring_group(self, piece: Piece) -> ScoringGroup:
         prepared = self._groups.read(piece.group.index)
@@ -162,6 +166,8 @@ class BatchPass:
         for key, now in zip(batch.keys, torch.split(now_N, batch.counts), strict=True):
             self._before.setdefault(key, now.cpu())
         old_N = torch.cat([self._before[key] for key in batch.keys]).to(now_N.device)
+        if self._settings.passes == 1:
+            self._before.clear()  # nobody comes by again
         seen_N = batch.verified_N
         self._health.mismatch(old_N[seen_N], batch.recorded_N[seen_N])
         trusted = correct(

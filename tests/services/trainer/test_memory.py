@@ -12,11 +12,12 @@ from moontune.errors import ResourceExhausted
 from moontune.values.finetune import FinetuneKind, LoraSettings
 from moontune.values.skill import Skill
 from moontune.values.training import TrainSettings
+from services.trainer.images import StepImages
 from services.trainer.learner import LEAST_POSITIONS
 from services.trainer.memory import BYTES_PER_NUMBER, DECISION_COPIES, WIDTHS_PER_LAYER, pass_positions
 from services.trainer.orders import LearnerOptions
 from tests.fakes.tiny_base import CONFIG, tiny_base
-from tests.services.trainer.made import Bench, gradient_of, policy_of, rl_group, sft_group
+from tests.services.trainer.made import Bench, gradient_of, picture, policy_of, rl_group, sft_group
 
 ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = TrainSettings(learning_rate=1e-2)
@@ -184,3 +185,25 @@ def test_another_finetune_is_untouched_by_a_bad_step(base, tmp_path: Path) -> No
             bad.train([huge], SETTINGS)
         group = good.on_policy(rl_group(Skill.DETECT, seed, policy_of(good.finetune)))
         assert good.train([group], SETTINGS).written == twin.train([replace(group)], SETTINGS).written
+
+
+@pytest.mark.parametrize(("passes", "most"), [(1, 3), (2, 4)])
+def test_images_leave_when_nothing_of_the_step_looks_at_them_again(
+    base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, passes: int, most: int
+) -> None:
+    """However many groups, a step of one pass holds few embeddings; each image is encoded once all the same."""
+    bench, shared = Bench(base, tmp_path, micro=64), picture(50)
+    groups = [rl_group(Skill.QUERY, seed, policy_of(bench.finetune), verified=False) for seed in range(5)]
+    for seed in (0, 4):  # the first and the last look at one image
+        groups[seed] = replace(groups[seed], request=replace(groups[seed].request, image=shared))
+    held, encoded, release = [], [], StepImages.release
+
+    def counted(self: StepImages, sha256s) -> None:
+        held.append(len(self._held))
+        release(self, sha256s)
+        encoded.append(self.encoded)
+
+    monkeypatch.setattr(StepImages, "release", counted)
+    assert bench.train(groups, TrainSettings(learning_rate=1e-3, passes=passes)).written
+    assert max(held) <= most
+    assert encoded[-1] == 4  # four images, each once
