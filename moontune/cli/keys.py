@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from moontune.cli.failure import plain_errors
+from moontune.cli.server import JsonOption
+from moontune.cli.table import show_rows
 from moontune.errors import InvalidField
 from moontune.values.principal import LOCAL_ORGANISATION, KeyLimits, Scope
 
@@ -50,16 +51,23 @@ def create(
 
 @app.command("list")
 @plain_errors
-def list_keys(data_dir: DataOption = DEFAULT_DATA, database: DatabaseOption = "") -> None:
+def list_keys(data_dir: DataOption = DEFAULT_DATA, database: DatabaseOption = "", json: JsonOption = False) -> None:
     """List the keys, without their secrets."""
-    table = Table("id", "organisation", "name", "scopes", "limits", "created", "revoked", box=None, pad_edge=False)
     with _opened(data_dir, database) as store:
         keys = store.list()
-    for key in keys:
-        revoked = f"{key.revoked_at:{_MINUTE}}" if key.revoked_at else ""
-        scopes, created = ",".join(sorted(key.scopes)), f"{key.created_at:{_MINUTE}}"
-        table.add_row(key.id, key.organisation, escape(key.name), scopes, _limits(key.limits), created, revoked)
-    Console(highlight=False, soft_wrap=True).print(table if table.row_count else "no keys; the services are open here")
+    rows = [
+        {
+            "id": key.id,
+            "organisation": key.organisation,
+            "name": key.name,
+            "scopes": ", ".join(sorted(key.scopes)),
+            "limits": _limits(key.limits),
+            "created": f"{key.created_at:{_MINUTE}}",
+            "revoked": f"{key.revoked_at:{_MINUTE}}" if key.revoked_at else "",
+        }
+        for key in keys
+    ]
+    show_rows(rows, json=json, empty="no keys; the services are open here")
 
 
 @app.command()
@@ -96,15 +104,23 @@ def audit(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Most entries.")] = 50,
     data_dir: DataOption = DEFAULT_DATA,
     database: DatabaseOption = "",
+    json: JsonOption = False,
 ) -> None:
     """Show who changed what, newest first; refusals too."""
-    table = Table("at (UTC)", "organisation", "key", "action", "outcome", "from", box=None, pad_edge=False)
     with _opened(data_dir, database) as store:
         entries = store.audit.list(organisation or None, limit)
-    for entry in entries:
-        at = f"{entry.at:%Y-%m-%d %H:%M:%S}"
-        table.add_row(at, entry.organisation, entry.key_id, escape(entry.action), entry.outcome, escape(entry.peer))
-    Console(highlight=False, soft_wrap=True).print(table)
+    rows = [
+        {
+            "at (UTC)": f"{entry.at:%Y-%m-%d %H:%M:%S}",
+            "organisation": entry.organisation,
+            "key": entry.key_id,
+            "action": entry.action,
+            "outcome": entry.outcome,
+            "from": entry.peer,
+        }
+        for entry in entries
+    ]
+    show_rows(rows, json=json, empty="nothing was done yet")
 
 
 def _show(line: str, secret: str) -> None:

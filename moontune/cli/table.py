@@ -19,7 +19,7 @@ def show_rows(rows: Sequence[Mapping[str, object]], *, json: bool, empty: str) -
     else:
         table = Table(box=None, pad_edge=False)
         for name in rows[0]:
-            table.add_column(name, no_wrap=name == "id")  # an id is there to be pasted
+            table.add_column(name, no_wrap=name in ("id", "key"))  # an id is there to be pasted
         for row in rows:
             table.add_row(*(escape(_shown(value)) for value in row.values()))
         console.print(table)

@@ -159,6 +159,16 @@ def test_nobody_there_is_told_in_words():
     assert json.loads(result.stdout) == dict.fromkeys([*PORT_OFFSETS, "gateway"], False)
 
 
+def test_a_keys_id_is_whole_on_a_narrow_terminal(tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    limits = ("--requests-per-s", "10", "--concurrent", "8", "--storage-gib", "20", "--name", "a name of some length")
+    invoke("keys", "create", "--organisation", "acme-corporation", *limits, "--data-dir", str(tmp_path))
+    listed = invoke("keys", "list", "--data-dir", str(tmp_path)).stdout
+    (key_id,) = [word for word in listed.split() if len(word) == 26]
+    assert key_id in invoke("keys", "audit", "--data-dir", str(tmp_path)).stdout
+    assert "revoked" in invoke("keys", "revoke", key_id, "--data-dir", str(tmp_path)).stdout
+
+
 def test_keys_are_made_listed_and_revoked(tmp_path: Path):
     made = invoke("keys", "create", "--organisation", "acme", "--name", "ci", "--data-dir", str(tmp_path))
     assert made.stdout.strip().startswith("mt_")
