@@ -170,3 +170,14 @@ async def test_every_kind_is_saved_restored_and_branched_bit_for_bit(
     assert (await client.train_step(step_of(branch, unverified(8)))).adapter_digest == straight.adapter_digest
     manifest = await client.download_adapter(source.id, tmp_path / "down", step=1)
     assert (manifest.kind, manifest.policy.adapter_digest) == (kind, source.adapter_digest)
+
+
+async def test_a_full_finetune_is_exported_whole_and_never_as_deltas(client: TrainerClient, tmp_path: Path) -> None:
+    made = await client.create_finetune(NewFinetune("", "full export", kind=FinetuneKind.FULL))
+    source = await trained(client, made)
+    ref = CheckpointRef(source.id, step=1)
+    await client.export_checkpoint(ref, ExportKind.MERGED, tmp_path / "merged")
+    assert (tmp_path / "merged" / "config.json").exists()
+    for kind in (ExportKind.PHOTON, ExportKind.VARIANT):
+        with pytest.raises(InvalidField, match=rf"kind is '{kind}'.*merged or int4"):
+            await client.export_checkpoint(ref, kind, tmp_path / str(kind))
