@@ -44,7 +44,7 @@ JAVASCRIPT = "const reward = (out, gt) => gt.answers.includes(out.answer) ? 1 : 
 
 @pytest.fixture
 async def service(tmp_path):
-    settings = RewardSettings(port=0, database=f"sqlite:///{tmp_path / 'rewards.db'}", code_cpu_s=1, code_wall_s=4)
+    settings = RewardSettings(port=0, database=f"sqlite:///{tmp_path / 'rewards.db'}", code_cpu_s=0.25, code_wall_s=60)
 
     async def start(chassis):
         await build(chassis, settings)
