@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--base", default="moontune-tiny")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each offered load")
     parser.add_argument("--wide", type=int, default=1024, help="text width of the seeded base for adapters")
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks/engine.json"))

@@ -31,7 +31,7 @@ from moontune.values.engine import EngineStatus
 from moontune.values.finetune import Finetune
 from moontune.values.geometry import Point
 from moontune.values.image import Image
-from moontune.values.inference import InferenceRequest
+from moontune.values.inference import InferenceRequest, InferenceResult
 from moontune.values.output import CaptionOutput, DetectOutput, PointOutput, QueryOutput
 from moontune.values.request import SkillRequest
 from moontune.values.rollout_order import RolloutOrder
@@ -221,6 +221,35 @@ async def test_adapters_come_and_go(stack: ModelStack, saved: Finetune) -> None:
     assert again.output == answer.output
     with pytest.raises(InvalidField, match=r"model is 'tiny-fake'; allowed: <base>/<finetune_id>@<step>"):
         await stack.inference.load_adapter("tiny-fake")
+
+
+async def test_versions_and_unloads_under_streams(stack: ModelStack, saved: Finetune) -> None:
+    """Streams of the base and of two versions while both are unloaded again and again: each is its own weights'."""
+    models = ["tiny-fake", f"tiny-fake/{saved.id}@2", f"tiny-fake/{saved.id}@3"]
+    wanted = [await stack.inference.answer(ask(model)) for model in models]
+    assert len({each.policy.adapter_digest for each in wanted}) == 3
+    done = asyncio.Event()
+
+    async def unload() -> int:
+        times = 0
+        while not done.is_set():
+            for model in models[1:]:
+                await stack.inference.unload_adapter(model)
+                times += 1
+        return times
+
+    async def streamed(model: str) -> InferenceResult:
+        events = [event async for event in stack.inference.stream(ask(model))]
+        assert isinstance(events[-1], InferenceResult)
+        return events[-1]
+
+    unloading = asyncio.create_task(unload())
+    for _ in range(10):
+        got = await asyncio.gather(*(streamed(model) for model in models for _ in range(2)))
+        for index, answer in enumerate(got):
+            assert (answer.output, answer.policy) == (wanted[index // 2].output, wanted[index // 2].policy)
+    done.set()
+    assert await unloading > 0
 
 
 BAD = {

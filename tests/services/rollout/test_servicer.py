@@ -3,13 +3,16 @@
 import asyncio
 import io
 import os
+import re
 import signal
 from collections.abc import AsyncGenerator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from PIL import Image as PillowImage
+from prometheus_client import generate_latest
 
 from moontune.clients.retry import RetryPolicy
 from moontune.clients.rollout import RolloutClient
@@ -177,6 +180,32 @@ async def test_a_stream_answers_every_order_and_names_the_bad_one(stack: ModelSt
     assert all(isinstance(answer, RolloutGroup) for answer in answers.values())
 
 
+async def test_two_thousand_orders_of_one_stream_are_answered_in_bounded_memory(stack: ModelStack) -> None:
+    """Sent as fast as they are taken: what is under way is bounded by `stream_orders`, whatever is outstanding."""
+    worker = stack.chassis["rollout"].worker
+    assert worker is not None
+    assert worker.pid is not None
+    greedy = SamplingSettings(0.0, max_tokens=1)
+    small = SkillRequest(Skill.QUERY, None, question="x", settings=greedy)
+    wanted = choices(await stack.rollout.generate(order(request=small, count=1)))
+    before = [resident_bytes(pid) for pid in (os.getpid(), worker.pid)]
+    answered: set[str] = set()
+    async for tag, group in stack.rollout.stream([(str(i), order(request=small, count=1)) for i in range(2000)]):
+        assert isinstance(group, RolloutGroup)
+        assert choices(group) == wanted
+        answered.add(tag)
+    assert len(answered) == 2000
+    after = [resident_bytes(pid) for pid in (os.getpid(), worker.pid)]
+    assert all(late - early < 100 * 1024 * 1024 for early, late in zip(before, after, strict=True))
+    status = await stack.rollout.engine_status()
+    assert (status.running, status.waiting) == (0, 0)
+
+
+def resident_bytes(pid: int) -> int:
+    pages = Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
 async def test_an_image_is_sent_once(stack: ModelStack) -> None:
     image = picture(77)
     named = order(request=replace(detect(), image=image.named()))
@@ -290,6 +319,44 @@ async def test_what_was_generated_is_counted(stack: ModelStack) -> None:
     assert counted() == before + 7
 
 
+PROMISED = (
+    names.FIRST_TOKEN_SECONDS,
+    names.TOKEN_SECONDS,
+    names.GROUP_SECONDS,
+    names.QUEUE_SECONDS,
+    names.RUNNING,
+    names.WAITING,
+    names.ENGINE_STEPS,
+    names.ENGINE_ROW_STEPS,
+    names.ENGINE_ADAPTER_STEPS,
+    names.ENGINE_CANCELLED,
+    names.CACHE_HITS,
+    names.CACHE_MISSES,
+    names.CACHE_EVICTIONS,
+    names.CACHE_BYTES,
+    names.ADAPTER_RESIDENT,
+    names.ROLLOUTS,
+)
+
+
+async def test_every_promised_metric_is_on_the_page(stack: ModelStack) -> None:
+    """After work with an adapter: times, batch, adapters a batch, caches by tier, who is resident, how it ended."""
+    made = await stack.finetune("metered", steps=1)
+    await stack.rollout.generate(order(f"tiny-fake/{made.id}@1"))
+    metrics = stack.chassis["rollout"].metrics
+
+    def page() -> str:
+        return generate_latest(metrics.registry).decode()
+
+    deadline = asyncio.get_running_loop().time() + 60
+    while not all(re.search(rf"^{each.name}(_count)?({{| )", page(), re.MULTILINE) for each in PROMISED):
+        missing = [each.name for each in PROMISED if each.name not in page()]
+        assert asyncio.get_running_loop().time() < deadline, missing
+        await asyncio.sleep(0.1)
+    for tier in ("adapter_device", "adapter_host", "prefix", "image"):
+        assert f'cache="{tier}"' in page()
+
+
 async def test_errors_are_ours(stack: ModelStack) -> None:
     with pytest.raises(MoontuneError) as caught:
         await stack.rollout.generate(order(model=f"tiny-fake/{MISSING}@1"))
@@ -316,3 +383,41 @@ async def test_a_killed_worker_fails_its_calls_and_comes_back(stack: ModelStack)
     while not worker.ready:  # noqa: ASYNC110
         await asyncio.sleep(0.05)
     assert_same(await stack.rollout.generate(order()), wanted)
+
+
+@pytest.mark.slow
+async def test_a_stream_outlives_the_worker(stack: ModelStack) -> None:
+    """Orders under way when the worker is killed are answered with a retryable error, each; the stream goes on."""
+    worker = stack.chassis["rollout"].worker
+    assert worker is not None
+    assert worker.pid is not None
+    wanted = await stack.rollout.generate(order())
+    settings = SamplingSettings(4.0, max_tokens=2000)
+    long = SkillRequest(Skill.QUERY, picture(), question="x" * 20, settings=settings)
+    back = asyncio.Event()
+
+    async def orders() -> AsyncGenerator[tuple[str, RolloutOrder]]:
+        for index in range(8):
+            yield f"long {index}", order(request=long, count=16)
+        await back.wait()
+        yield "after", order()
+
+    async def kill() -> None:
+        while (await stack.rollout.engine_status()).running == 0:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        assert worker.pid is not None
+        os.kill(worker.pid, signal.SIGKILL)
+        while worker.ready:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+        while not worker.ready:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        back.set()
+
+    killer = asyncio.create_task(kill())
+    answers = {tag: answer async for tag, answer in stack.rollout.stream(orders())}
+    await killer
+    after = answers.pop("after")
+    assert len(answers) == 8
+    assert all(isinstance(answer, WorkerDied) for answer in answers.values())
+    assert isinstance(after, RolloutGroup)
+    assert_same(after, wanted)
