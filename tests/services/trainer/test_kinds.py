@@ -8,13 +8,14 @@ import torch
 from safetensors.torch import load_file
 
 from moontune.errors import CheckpointCorrupt
-from moontune.model.base_model import share_base
+from moontune.model.base_model import load_base, share_base
+from moontune.model.presets import MOONDREAM2_05B
 from moontune.values.finetune import FinetuneKind, LoraSettings, LoraTarget
 from moontune.values.skill import Skill
 from moontune.values.training import TrainSettings
 from services.trainer.orders import ScoreOrder
 from services.trainer.step_folder import read_optimiser
-from tests.fakes.tiny_base import tiny_base
+from tests.fakes.tiny_base import CONFIG, tiny_base, write_tiny_base
 from tests.services.trainer.made import Bench, Calling, policy_of, rl_group, sft_group
 
 SETTINGS = TrainSettings(learning_rate=1e-3)
@@ -104,3 +105,28 @@ def test_damaged_tensors_are_told(base, tmp_path: Path) -> None:
         adapters.load("x", bench.step_folder)
     assert "x" not in adapters.names
     assert share_base(base).module is not base.module
+
+
+def test_a_full_finetune_of_the_05b_models_shape(tmp_path: Path) -> None:
+    """Moondream 0.5B's layout with narrow layers: its depth, heads and region head; trained, resumed bit for bit."""
+    big, small = MOONDREAM2_05B, CONFIG
+    heads = big.text.heads
+    config = replace(
+        big,
+        name="narrow-05b",
+        vision=replace(small.vision, layers=big.vision.layers),
+        text=replace(big.text, dim=8 * heads, ff_dim=16 * heads, rotary_dim=4, vocab_size=small.text.vocab_size),
+        region=small.region,
+        tokenizer=small.tokenizer,
+    )
+    base = load_base(str(write_tiny_base(tmp_path / "base", config=config)), device="cpu")
+    assert len(base.module.text.blocks) == big.text.layers
+    straight, resumed = (Bench(base, tmp_path / name, kind=FinetuneKind.FULL) for name in "ab")
+    for seed in range(2):
+        resumed.restart()
+        for bench in (straight, resumed):
+            assert bench.train([sft_group(Skill.DETECT, seed), sft_group(Skill.QUERY, seed)], SETTINGS).written
+    assert straight.finetune.adapter_digest == resumed.finetune.adapter_digest
+    start = dict(base.module.named_parameters())
+    moved = [name for name, tensor in weights(straight).items() if not torch.equal(tensor, start[name])]
+    assert sum(name.startswith("text.blocks.") for name in moved) > 0.9 * big.text.layers * 8
