@@ -110,7 +110,7 @@ class Models:
         return PolicyVersion(base.base, base.base_digest, manifest.finetune_id, manifest.step, manifest.adapter_digest)
 
     async def named(self, organisation: str) -> list[ModelInfo]:
-        """The base, then the organisation's saved steps on it, newest first."""
+        """The base, then the organisation's saved steps on it, newest first; manifests are believed for `recheck_s`."""
         manifests, mine = await asyncio.to_thread(self._all), (organisation, self.base.base_digest)
         own = [each for each in manifests if (each.organisation, each.base_digest) == mine]
         own.sort(key=lambda each: (each.created_at, each.finetune_id, each.step), reverse=True)
@@ -126,24 +126,31 @@ class Models:
         for finetune_id in self._store.finetunes():
             for step in self._store.steps(finetune_id):
                 try:
-                    found.append(self._store.get(finetune_id, step))
+                    found.append(self._believed(finetune_id, step) or self._get(finetune_id, step))
                 except (CheckpointCorrupt, CheckpointNotFound) as error:  # damaged, or deleted just now
                     log.warning("a checkpoint is not listed", finetune_id=finetune_id, step=step, error=error.message)
         return found
 
     async def _read(self, finetune_id: str, step: int) -> Manifest | None:
-        key = (finetune_id, step)
-        held = self._checked.get(key)
-        if held is not None and time.monotonic() - held[1] < self._recheck_s:
-            return held[0]
+        held = self._believed(finetune_id, step)
+        if held is not None:
+            return held
         try:
-            manifest = await asyncio.to_thread(self._store.get, finetune_id, step)
+            return await asyncio.to_thread(self._get, finetune_id, step)
         except CheckpointNotFound:
-            self._checked.pop(key, None)
+            self._checked.pop((finetune_id, step), None)
             return None
+
+    def _believed(self, finetune_id: str, step: int) -> Manifest | None:
+        """The manifest if it was read a short while ago."""
+        held = self._checked.get((finetune_id, step))
+        return held[0] if held is not None and time.monotonic() - held[1] < self._recheck_s else None
+
+    def _get(self, finetune_id: str, step: int) -> Manifest:
+        manifest = self._store.get(finetune_id, step)
         if len(self._checked) >= MOST_CHECKED:
             self._checked.clear()
-        self._checked[key] = (manifest, time.monotonic())
+        self._checked[finetune_id, step] = (manifest, time.monotonic())
         return manifest
 
     async def _not_found(self, ref: ModelRef, organisation: str) -> CheckpointNotFound:
