@@ -1,6 +1,7 @@
 """The generation engine in numbers: `python -m benchmarks.engine [--only PART ...] [--rounds N] [--threads N]`.
 
-Parts: batching (a, d), adapters (b, e), load (c), wire (f). Each interleaves its arms, with torch's
+Parts: batching (a, d), adapters (b, e), load (c), wire (f); with `--device cuda`, only: Moondream 2 at full size, which
+no machine has run yet. Each interleaves its arms, with torch's
 threads pinned; medians, and ratios of medians. Writes out/benchmarks/engine.json, where `ratios` is a flat map; parts
 that are not run keep the figures they had there.
 """
@@ -15,9 +16,10 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from benchmarks.engine import adapters, batching, load, wire
+from benchmarks.engine import adapters, batching, full_size, load, wire
 from benchmarks.engine.subjects import write_wide_base
 from moontune.model.base_model import load_base
+from moontune.model.presets import PRESETS
 
 PARTS = ("batching", "adapters", "load", "wire")
 
@@ -27,6 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="moontune-tiny")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: only full size, random bf16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each offered load")
@@ -34,6 +37,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks/engine.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.device == "cuda":
+        options.only = ()
     partly = set(options.only) < set(PARTS)
     report = json.loads(options.out.read_text()) if partly and options.out.exists() else {}
     ratios: dict[str, float] = report.get("ratios", {})
@@ -58,6 +63,9 @@ def main() -> None:
         report["load"] = load.run(base, options.seconds)
     if "wire" in options.only:
         report["wire"], found = wire.run(base, options.rounds)
+        ratios |= found
+    if options.device == "cuda":
+        report["full_size"], found = full_size.run(PRESETS["moondream2"], base, "cuda", options.rounds)
         ratios |= found
     report["ratios"] = ratios
     Console(width=100).print({name: round(value, 3) for name, value in ratios.items()})
