@@ -127,7 +127,8 @@ def shared_prompt(group: Group, field: str, config: MoondreamConfig, tokenizer: 
     try:
         prompt = build_prompt(group.request, config, tokenizer)
     except InvalidField as error:
-        raise InvalidField(f"{field}: {error.message}", metadata=error.metadata, violations=error.violations) from error
+        inside = [replace(each, field=f"{field}.{each.field}") for each in error.violations]
+        raise InvalidField(f"{field}: {error.message}", metadata=error.metadata, violations=inside) from error
     return prompt, len(prompt) + (config.prefix_length if group.request.image is not None else 1)
 
 

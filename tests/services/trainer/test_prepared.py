@@ -145,3 +145,11 @@ def test_true_objects_are_counted_beside_the_found_ones(tmp_path: Path) -> None:
     assert batch_figures(tally)["n_gt"] == pytest.approx((3 * 2 + 2) / 4)
     none = plan(tmp_path, [replace(three, target=None)], settings).tally
     assert "n_gt" not in batch_figures(none)
+
+
+def test_a_prompt_that_does_not_fit_names_its_group(tmp_path: Path) -> None:
+    asked = replace(request(Skill.QUERY, 1), question="word " * 2000)
+    group = replace(sft_group(Skill.QUERY, 1), request=asked)
+    with pytest.raises(InvalidField, match=r"groups\[0\]: ") as refused:
+        prepared(tmp_path, group, TrainSettings())
+    assert [violation.field for violation in refused.value.violations] == ["groups[0].request.question"]
