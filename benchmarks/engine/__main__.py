@@ -19,6 +19,7 @@ from rich.console import Console
 from benchmarks.engine import adapters, batching, full_size, load, wire
 from benchmarks.engine.subjects import write_wide_base
 from moontune.model.base_model import load_base
+from moontune.model.device import KNOWN, choose_device
 from moontune.model.presets import PRESETS
 
 PARTS = ("batching", "adapters", "load", "wire")
@@ -29,7 +30,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--base", default="moontune-tiny")
     parser.add_argument("--only", nargs="*", choices=PARTS, default=PARTS)
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: only full size, random bf16")
+    parser.add_argument("--device", choices=KNOWN, default="cpu", help="an accelerator: only full size, random bf16")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=4.0, help="of each offered load")
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks/engine.json"))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    if options.device == "cuda":
+    if options.device != "cpu":
         options.only = ()
     partly = set(options.only) < set(PARTS)
     report = json.loads(options.out.read_text()) if partly and options.out.exists() else {}
@@ -64,8 +65,9 @@ def main() -> None:
     if "wire" in options.only:
         report["wire"], found = wire.run(base, options.rounds)
         ratios |= found
-    if options.device == "cuda":
-        report["full_size"], found = full_size.run(PRESETS["moondream2"], base, "cuda", options.rounds)
+    if options.device != "cpu":
+        device = choose_device(options.device)
+        report["full_size"], found = full_size.run(PRESETS["moondream2"], base, device, options.rounds)
         ratios |= found
     report["ratios"] = ratios
     Console(width=100).print({name: round(value, 3) for name, value in ratios.items()})

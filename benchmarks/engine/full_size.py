@@ -85,6 +85,6 @@ def _bandwidth(device: torch.device) -> float:
 
 
 def _settle(device: torch.device) -> None:
-    """Wait for what runs on a GPU."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    """Wait for what runs on an accelerator."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)

@@ -36,9 +36,9 @@ def pulled_folder(name: str) -> Path:
 
 
 def local_bases() -> dict[str, Path]:
-    """Folders of the bases in the package and of the pulled ones, by name."""
-    found = [*BASES.glob(f"*/{CONFIG_FILE}"), *pulled_folder("").glob(f"*/{CONFIG_FILE}")]
-    return {file.parent.name: file.parent for file in sorted(found)}
+    """Folders of the bases in the package and of the pulled ones, by name, sorted; the package's goes first."""
+    found = [*pulled_folder("").glob(f"*/{CONFIG_FILE}"), *BASES.glob(f"*/{CONFIG_FILE}")]
+    return dict(sorted((file.parent.name, file.parent) for file in found))
 
 
 def named_base(name_or_path: str) -> str:

@@ -67,7 +67,7 @@ def logprobs(group: RolloutGroup) -> list[float]:
 
 def assert_same(got: RolloutGroup, wanted: RolloutGroup) -> None:
     assert choices(got) == choices(wanted)
-    assert logprobs(got) == pytest.approx(logprobs(wanted), abs=1e-5)
+    assert logprobs(got) == pytest.approx(logprobs(wanted), abs=1e-5, rel=1e-5)
 
 
 @pytest.mark.parametrize(
