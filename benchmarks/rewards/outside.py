@@ -24,7 +24,6 @@ from moontune.values.output import QueryOutput
 from moontune.values.reward import RewardSample
 from moontune.values.reward_definition import ContainerReward, JudgeReward, RemoteReward
 from services.reward.catalogue import entry_named
-from services.reward.config import RewardSettings
 from services.reward.usercode.container import Containers, ContainerSource
 from services.reward.usercode.judge import ImagesSeen, Judge
 from services.reward.usercode.judge_models import OpenAiJudge
@@ -33,8 +32,8 @@ from services.reward.usercode.remote import RemoteService
 from services.reward.usercode.source import Source
 
 BATCH = 64
-IMAGE, COMMAND = "MOONTUNE_BENCHMARK_IMAGE", "MOONTUNE_BENCHMARK_COMMAND"
-"""A pinned image on the daemon of MOONTUNE_REWARD_DOCKER_HOST, and its command as a JSON list."""
+DAEMON, IMAGE, COMMAND = "MOONTUNE_REWARD_DOCKER_HOST", "MOONTUNE_BENCHMARK_IMAGE", "MOONTUNE_BENCHMARK_COMMAND"
+"""The environment that names a daemon, a pinned image on it, and its command as a JSON list."""
 
 Opened = Callable[[], AbstractAsyncContextManager[Source]]
 
@@ -44,10 +43,10 @@ async def measure_outside(rounds: int) -> tuple[dict[str, float], dict[str, floa
     rates: dict[str, float] = {}
     cold_ms: dict[str, float] = {}
     kinds: dict[str, Opened] = {"installed_plugin": _plugin, "remote_plugin": _remote, "judge": _judge}
-    if os.environ.get(IMAGE) and RewardSettings().docker_host:
+    if os.environ.get(IMAGE) and os.environ.get(DAEMON):
         kinds["container"] = _container
     else:
-        print(f"containers are not measured: MOONTUNE_REWARD_DOCKER_HOST and {IMAGE} name no daemon and image")
+        print(f"containers are not measured: {DAEMON} and {IMAGE} name no daemon and image")
     for kind, opened in kinds.items():
         try:
             rates[f"{kind}_warm"], cold_ms[f"{kind}_cold"] = await _measured(opened, rounds)
@@ -139,7 +138,7 @@ async def _judge() -> AsyncGenerator[Source]:
 
 @asynccontextmanager
 async def _container() -> AsyncGenerator[Source]:
-    containers = Containers(RewardSettings().docker_host)
+    containers = Containers(os.environ[DAEMON])
     command = tuple(json.loads(os.environ.get(COMMAND, "[]")))
     try:
         yield ContainerSource(containers, "local", ContainerReward(os.environ[IMAGE], command))
